@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * DOC: gRPC over the C core, seen from one thread
+ *
+ * This is the only code that includes <grpc/...>. One runtime has one
+ * completion queue; every callback below runs on the thread that owns the
+ * runtime, one at a time, so users need no locks:
+ *
+ *   rpc_new()           the owner calls rpc_poll() as its main loop (controller,
+ *                       mcmeshctl)
+ *   rpc_new_on_event()  a queue thread only moves completions into a mailbox;
+ *                       they run from the owner's sd-event loop (agent)
+ *
+ * A call is the same object on both ends and for unary and streaming methods.
+ * Messages are protobuf-c messages; sending serialises at once, so the caller
+ * keeps ownership. on_close is the last callback of a call, comes exactly once
+ * and never from inside rpc_call_*(); after it the call is freed.
+ *
+ * Writes are queued without a bound here: a sender with much to say looks at
+ * rpc_call_backlog() and continues from on_drained.
+ *
+ * Errors: 0 or -errno. Statuses are gRPC's codes.
+ */
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct rpc;
+struct rpc_server;
+struct rpc_channel;
+struct rpc_call;
+struct sd_event;
+
+enum rpc_status {
+	RPC_OK = 0,
+	RPC_CANCELLED = 1,
+	RPC_UNKNOWN = 2,
+	RPC_INVALID_ARGUMENT = 3,
+	RPC_DEADLINE_EXCEEDED = 4,
+	RPC_NOT_FOUND = 5,
+	RPC_ALREADY_EXISTS = 6,
+	RPC_PERMISSION_DENIED = 7,
+	RPC_RESOURCE_EXHAUSTED = 8,
+	RPC_FAILED_PRECONDITION = 9,
+	RPC_ABORTED = 10,
+	RPC_OUT_OF_RANGE = 11,
+	RPC_UNIMPLEMENTED = 12,
+	RPC_INTERNAL = 13,
+	RPC_UNAVAILABLE = 14,
+	RPC_DATA_LOSS = 15,
+	RPC_UNAUTHENTICATED = 16,
+};
+
+const char *rpc_status_name(int status);
+
+/* ---- runtime ---------------------------------------------------------------- */
+
+int rpc_new(struct rpc **ret_rpc);
+int rpc_new_on_event(struct sd_event *event, struct rpc **ret_rpc);
+
+/* After every server, channel and call of it is gone or was shut down; drains. */
+void rpc_free(struct rpc *rpc);
+
+/* Runs what completed, at most until deadline_ms of CLOCK_MONOTONIC
+ * (0: what is there now). Only for rpc_new(). Returns when at least one
+ * callback batch ran, the deadline passed, or rpc_wake() was called. */
+int rpc_poll(struct rpc *rpc, uint64_t deadline_ms);
+
+/* Makes rpc_poll() return; from any thread. Not for signal handlers. */
+void rpc_wake(struct rpc *rpc);
+
+/* Called for the library's own log lines; default: drop them. */
+void rpc_set_log(void (*fn)(const char *line));
+
+/* ---- calls ------------------------------------------------------------------ */
+
+struct rpc_call_ops {
+	/* NULL message: the peer half-closed (server side only). The message is
+	 * freed after the callback. */
+	void (*on_message)(struct rpc_call *call, const ProtobufCMessage *message);
+	/* The write queue became empty. */
+	void (*on_drained)(struct rpc_call *call);
+	/* The end: client: the server's status; server: RPC_OK when the status was
+	 * sent, RPC_CANCELLED when the peer went. text is "" or a sentence. */
+	void (*on_close)(struct rpc_call *call, int status, const char *text);
+};
+
+void *rpc_call_userdata(struct rpc_call *call);
+void rpc_call_set_userdata(struct rpc_call *call, void *userdata);
+
+/* Queues one message. -EPIPE when the call is already finishing. */
+int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
+
+/* The same for many calls: serialise once, share the bytes. */
+struct rpc_bytes;
+struct rpc_bytes *rpc_bytes_new(const ProtobufCMessage *message);
+void rpc_bytes_free(struct rpc_bytes *bytes);
+int rpc_call_send_bytes(struct rpc_call *call, const struct rpc_bytes *bytes);
+
+/* Bytes queued and not yet taken by the transport. */
+size_t rpc_call_backlog(const struct rpc_call *call);
+
+/* Server: sends the status after what is queued; client: half-closes (status
+ * and text ignored). Later sends give -EPIPE. text is a printf format. */
+void rpc_call_finish(struct rpc_call *call, int status, const char *text, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Ends the call now, without what is queued; on_close still comes. */
+void rpc_call_cancel(struct rpc_call *call);
+
+/* "ipv4:203.0.113.1:41234", "unix:". */
+const char *rpc_call_peer(struct rpc_call *call);
+
+/* ---- server ----------------------------------------------------------------- */
+
+struct rpc_method {
+	const char *path; /* "/mcmesh.v1.MeshService/ListNodes" */
+	const ProtobufCMessageDescriptor *request;
+	const ProtobufCMessageDescriptor *response;
+	struct rpc_call_ops ops;
+	/* The call arrived; may set its userdata. userdata of the method is the
+	 * call's until then. May be NULL. */
+	void (*on_open)(struct rpc_call *call);
+	void *userdata;
+};
+
+struct rpc_tls; /* later: certificates and identities */
+
+struct rpc_server_options {
+	const char *const *listen; /* "203.0.113.254:7400", "unix:/run/x.sock"; NULL-terminated */
+	const struct rpc_tls *tls; /* NULL: plaintext */
+	/* Ports that were bound, for listen ":0"; may be NULL. */
+	int *ret_ports;
+};
+
+int rpc_server_new(struct rpc *rpc, const struct rpc_server_options *options,
+		   struct rpc_server **ret_server);
+
+/* Before rpc_server_start(). The array must outlive the server. */
+void rpc_server_add(struct rpc_server *server, const struct rpc_method *methods, size_t n);
+
+/* grpc.health.v1 and server reflection. `descriptors` is a serialised
+ * FileDescriptorSet with imports, kept by reference; may be NULL. */
+void rpc_server_add_standard(struct rpc_server *server, const uint8_t *descriptors, size_t len);
+void rpc_server_set_serving(struct rpc_server *server, bool serving);
+
+int rpc_server_start(struct rpc_server *server);
+
+/* NOT_SERVING, no new calls; on_stopped once every call has ended. Calls still
+ * open after grace_ms are cancelled. */
+void rpc_server_shutdown(struct rpc_server *server, uint64_t grace_ms,
+			 void (*on_stopped)(void *userdata), void *userdata);
+void rpc_server_free(struct rpc_server *server);
+
+/* ---- client ----------------------------------------------------------------- */
+
+struct rpc_channel_options {
+	const char *target; /* "203.0.113.254:7400", "unix:/run/x.sock" */
+	const struct rpc_tls *tls;
+};
+
+int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
+		    struct rpc_channel **ret_channel);
+void rpc_channel_free(struct rpc_channel *channel);
+
+/* deadline_ms: relative; 0: none. `response` describes what arrives. */
+int rpc_channel_call(struct rpc_channel *channel, const char *path,
+		     const ProtobufCMessageDescriptor *response, const struct rpc_call_ops *ops,
+		     uint64_t deadline_ms, void *userdata, struct rpc_call **ret_call);

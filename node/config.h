@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The agent's local configuration: bootstrap only (identity, endpoints, ports,
+ * paths, limits). Parsed into a new struct and validated as a whole; a wrong
+ * file gives one sentence with file, line and column and changes nothing.
+ *
+ *   node: n1                        # default: the host name
+ *   vtep: 203.0.113.1               # required
+ *   controllers: [203.0.113.250:7797]   # none: the node works alone
+ *   socket: /run/mcmesh/agent.sock
+ *   state_dir: /var/lib/mcmesh      # the instance id and start count
+ *   bpf_root: /sys/fs/bpf/mcmesh
+ *   attach: auto                    # auto | tcx | clsact
+ *   overlay: { device: mcmesh0, port: 4797 }
+ *   ports:                          # first match wins
+ *     - { match: "veth*", segment: 1 }
+ *   gmp:                            # all optional; gmp/gmp.h has the defaults
+ *     { robustness: 2, query_interval_ms: 125000, query_response_interval_ms: 10000,
+ *       last_member_query_interval_ms: 1000, fast_leave: false, querier: true,
+ *       querier_guard: false, require_router_alert: false, igmp_version: 3, mld_version: 2,
+ *       query_source: 0.0.0.0, max_groups: 4096, max_sources: 1024, max_hosts: 256,
+ *       max_reports_per_second: 10000, membership_interval_ms: 0 }
+ *   limits: { ports: 4096, remotes: 4096, routes: 65536, lists: 131072, punt_rate: 20000 }
+ *   log_level: info                 # error | warning | info | debug
+ */
+#include <stdint.h>
+
+#include "common/addr.h"
+#include "common/log.h"
+#include "node/datapath/datapath.h"
+#include "node/gmp/gmp.h"
+
+#define NODE_CONFIG_WHY_MAX 512
+
+struct node_port_pattern {
+	char *match; /* fnmatch(3) on the interface's name */
+	uint32_t segment;
+};
+
+struct node_config {
+	char *node;
+	struct addr vtep;
+	char **controllers; /* NULL-terminated, maybe empty */
+	char *socket;
+	char *state_dir;
+	char *overlay_device;
+	uint16_t overlay_port;
+	struct node_port_pattern *ports;
+	size_t n_ports;
+	struct gmp_config gmp;
+	struct datapath_options datapath; /* root is owned */
+	enum log_level log_level;
+};
+
+/* 0, or -errno with *why a sentence. *ret_config is untouched on failure. */
+int node_config_load(const char *path, struct node_config **ret_config,
+		     char why[NODE_CONFIG_WHY_MAX]);
+void node_config_free(struct node_config *config);
