@@ -1,0 +1,781 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/uplink.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "common/cleanup.h"
+
+enum state {
+	IDLE,	    /* waits until retry_ms */
+	CONNECTING, /* the stream is being opened */
+	GREETING,   /* Hello is sent */
+	UP,
+};
+
+struct member_key {
+	uint32_t segment;
+	struct addr group;
+};
+
+struct member {
+	struct member_key key;
+	struct filter filter;
+	bool due;	/* on the due list */
+	bool in_flight; /* in the report that is not accepted yet */
+	struct member *prev, *next;
+	struct member *flight_prev, *flight_next;
+	UT_hash_handle hh;
+};
+
+struct uplink {
+	struct uplink_options options;
+	struct uplink_ops ops;
+	void *userdata;
+	struct mirror *mirror;
+
+	enum state state;
+	size_t controller; /* index of the one in use or next tried */
+	size_t n_controllers;
+	uint64_t retry_ms; /* IDLE */
+	unsigned int failures;
+	uint64_t random;
+	char detail[256];
+	char controller_name[128];
+
+	uint64_t heartbeat_ms;
+	uint64_t heard_ms, sent_ms;
+	uint64_t attempt;
+
+	struct member *members;
+	struct member *due;
+	struct member *flight;
+	uint64_t sequence;
+	bool in_flight;
+	bool full_due;	       /* a full report is to be made, from whole_at_ms on */
+	bool full_running;     /* parts of it are going out */
+	struct member *cursor; /* next row of the full report */
+
+	bool ack_due;
+	uint64_t acked_ms;
+	uint64_t counters[UPLINK_C_COUNT];
+};
+
+const char *uplink_counter_name(enum uplink_counter c)
+{
+	static const char *const names[UPLINK_C_COUNT] = {
+		[UPLINK_C_SESSIONS] = "sync_sessions",
+		[UPLINK_C_REPORTS] = "sync_reports",
+		[UPLINK_C_REFUSED] = "sync_refused",
+		[UPLINK_C_DELTAS] = "sync_deltas",
+		[UPLINK_C_SNAPSHOTS] = "sync_snapshots",
+		[UPLINK_C_GAPS] = "sync_gaps",
+		[UPLINK_C_RESYNCS] = "sync_resyncs",
+		[UPLINK_C_BAD_MESSAGES] = "sync_bad_messages",
+	};
+
+	return names[c];
+}
+
+uint64_t uplink_counter(const struct uplink *u, enum uplink_counter c)
+{
+	return u->counters[c];
+}
+
+/* xorshift64*: jitter, not secrecy. */
+static uint64_t random_below(struct uplink *u, uint64_t n)
+{
+	u->random ^= u->random >> 12;
+	u->random ^= u->random << 25;
+	u->random ^= u->random >> 27;
+	return n ? (u->random * 2685821657736338717ULL >> 11) % n : 0;
+}
+
+int uplink_new(const struct uplink_options *options, const struct uplink_ops *ops, void *userdata,
+	       struct mirror *mirror, uint64_t now_ms, struct uplink **ret_uplink)
+{
+	struct uplink *u = calloc(1, sizeof(*u));
+
+	if (!u)
+		return -ENOMEM;
+	u->options = *options;
+	u->ops = *ops;
+	u->userdata = userdata;
+	u->mirror = mirror;
+	u->random = options->seed | 1;
+	u->full_due = true;
+	u->retry_ms = now_ms;
+	while (u->n_controllers < UPLINK_MAX_CONTROLLERS && options->controllers[u->n_controllers])
+		u->n_controllers++;
+	/* Nodes spread over the controllers, each always beginning with the same. */
+	for (const char *p = options->node; *p && u->n_controllers; p++)
+		u->controller = (u->controller * 31 + (uint8_t)*p) % u->n_controllers;
+	if (!u->n_controllers)
+		snprintf(u->detail, sizeof(u->detail), "no controller is configured");
+	*ret_uplink = u;
+	return 0;
+}
+
+void uplink_free(struct uplink *u)
+{
+	struct member *m, *next;
+
+	if (!u)
+		return;
+	HASH_ITER (hh, u->members, m, next) {
+		HASH_DEL(u->members, m);
+		filter_deinit(&m->filter);
+		free(m);
+	}
+	free(u);
+}
+
+static void send_message(struct uplink *u, const Mcmesh__V1__AgentMessage *message, uint64_t now_ms)
+{
+	u->sent_ms = now_ms;
+	u->ops.send(message, u->userdata);
+}
+
+/* ---- members ---------------------------------------------------------------- */
+
+static void member_mark(struct uplink *u, struct member *m)
+{
+	if (m->due)
+		return;
+	m->due = true;
+	DL_APPEND(u->due, m);
+}
+
+static void member_unmark(struct uplink *u, struct member *m)
+{
+	if (!m->due)
+		return;
+	m->due = false;
+	DL_DELETE(u->due, m);
+}
+
+static void member_take_off(struct uplink *u, struct member *m)
+{
+	if (m->in_flight)
+		return;
+	m->in_flight = true;
+	DL_APPEND2(u->flight, m, flight_prev, flight_next);
+}
+
+static void member_land(struct uplink *u, struct member *m)
+{
+	if (!m->in_flight)
+		return;
+	m->in_flight = false;
+	DL_DELETE2(u->flight, m, flight_prev, flight_next);
+}
+
+static void member_free(struct uplink *u, struct member *m)
+{
+	member_unmark(u, m);
+	member_land(u, m);
+	if (u->cursor == m)
+		u->cursor = m->hh.next;
+	HASH_DEL(u->members, m);
+	filter_deinit(&m->filter);
+	free(m);
+}
+
+int uplink_member_set(struct uplink *u, uint32_t segment, const struct addr *group,
+		      const struct filter *filter)
+{
+	struct member_key key;
+	struct filter copy;
+	struct member *m;
+	int r;
+
+	memset(&key, 0, sizeof(key));
+	key.segment = segment;
+	key.group = *group;
+	HASH_FIND(hh, u->members, &key, sizeof(key), m);
+	if (m && filter_equal(&m->filter, filter))
+		return 0;
+	r = filter_copy(&copy, filter);
+	if (r < 0)
+		return r;
+	if (!m) {
+		m = calloc(1, sizeof(*m));
+		if (!m) {
+			filter_deinit(&copy);
+			return -ENOMEM;
+		}
+		m->key = key;
+		HASH_ADD(hh, u->members, key, sizeof(m->key), m);
+	}
+	filter_deinit(&m->filter);
+	m->filter = copy;
+	member_mark(u, m);
+	return 0;
+}
+
+/* What was in flight is not known to have arrived: it is due again. */
+static void members_requeue(struct uplink *u)
+{
+	while (u->flight) {
+		struct member *m = u->flight;
+
+		member_land(u, m);
+		member_mark(u, m);
+	}
+	u->in_flight = false;
+}
+
+static void members_accepted(struct uplink *u)
+{
+	while (u->flight) {
+		struct member *m = u->flight;
+
+		member_land(u, m);
+		if (!m->due && filter_is_none(&m->filter))
+			member_free(u, m);
+	}
+	u->in_flight = false;
+}
+
+/* ---- reports ---------------------------------------------------------------- */
+
+struct report {
+	Mcmesh__V1__Report message;
+	Mcmesh__V1__MemberChange **rows;
+	size_t cap;
+	size_t bytes;
+};
+
+static void report_deinit(struct report *r)
+{
+	for (size_t i = 0; i < r->message.n_members; i++) {
+		free(r->rows[i]->sources);
+		free(r->rows[i]);
+	}
+	free(r->rows);
+}
+
+static int report_add(struct uplink *u, struct report *r, struct member *m)
+{
+	Mcmesh__V1__MemberChange *row;
+	size_t len;
+
+	if (r->message.n_members == r->cap) {
+		size_t cap = r->cap ? r->cap * 2 : 16;
+		Mcmesh__V1__MemberChange **grown = reallocarray(r->rows, cap, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		r->rows = grown;
+		r->cap = cap;
+	}
+	row = malloc(sizeof(*row));
+	if (!row)
+		return -ENOMEM;
+	mcmesh__v1__member_change__init(row);
+	row->segment = m->key.segment;
+	row->group.data = (uint8_t *)addr_to_wire(&m->key.group, &len);
+	row->group.len = len;
+	row->deleted = filter_is_none(&m->filter);
+	row->mode = m->filter.mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE :
+						       MCMESH__V1__FILTER__MODE__INCLUDE;
+	if (m->filter.n_sources) {
+		row->sources = calloc(m->filter.n_sources, sizeof(*row->sources));
+		if (!row->sources) {
+			free(row);
+			return -ENOMEM;
+		}
+	}
+	row->n_sources = m->filter.n_sources;
+	for (uint32_t i = 0; i < m->filter.n_sources; i++) {
+		row->sources[i].data = (uint8_t *)addr_to_wire(&m->filter.sources[i], &len);
+		row->sources[i].len = len;
+	}
+	r->rows[r->message.n_members++] = row;
+	r->bytes += 32 + row->n_sources * 20;
+	member_take_off(u, m);
+	return 0;
+}
+
+static void report_send(struct uplink *u, struct report *report, uint64_t now_ms)
+{
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+
+	report->message.members = report->rows;
+	report->message.sequence = ++u->sequence;
+	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT;
+	message.report = &report->message;
+	u->in_flight = true;
+	u->counters[UPLINK_C_REPORTS]++;
+	send_message(u, &message, now_ms);
+}
+
+static void report_full_part(struct uplink *u, uint64_t now_ms)
+{
+	struct report report = { .message = MCMESH__V1__REPORT__INIT };
+
+	while (u->cursor && report.bytes < UPLINK_REPORT_BYTES) {
+		struct member *m = u->cursor;
+
+		if (!filter_is_none(&m->filter) && report_add(u, &report, m) < 0)
+			break;
+		u->cursor = m->hh.next;
+		/* Named or absent: END says both. */
+		member_unmark(u, m);
+		if (filter_is_none(&m->filter))
+			member_take_off(u, m);
+	}
+	report.message.kind = u->cursor ? MCMESH__V1__REPORT__KIND__FULL :
+					  MCMESH__V1__REPORT__KIND__FULL_END;
+	if (!u->cursor)
+		u->full_running = false;
+	report_send(u, &report, now_ms);
+	report_deinit(&report);
+}
+
+static void report_delta(struct uplink *u, uint64_t now_ms)
+{
+	struct report report = { .message = MCMESH__V1__REPORT__INIT };
+
+	while (u->due && report.bytes < UPLINK_REPORT_BYTES) {
+		struct member *m = u->due;
+
+		if (report_add(u, &report, m) < 0)
+			break;
+		member_unmark(u, m);
+	}
+	if (report.message.n_members) {
+		report.message.kind = MCMESH__V1__REPORT__KIND__DELTA;
+		report_send(u, &report, now_ms);
+	}
+	report_deinit(&report);
+}
+
+void uplink_flush(struct uplink *u, uint64_t now_ms)
+{
+	if (u->state != UP || u->in_flight)
+		return;
+	if (u->full_due && now_ms >= u->options.whole_at_ms) {
+		u->full_due = false;
+		u->full_running = true;
+		u->cursor = u->members;
+	}
+	if (u->full_running)
+		report_full_part(u, now_ms);
+	else if (u->due)
+		report_delta(u, now_ms);
+}
+
+/* ---- acks ------------------------------------------------------------------- */
+
+struct ack_build {
+	struct uplink *u;
+	Mcmesh__V1__SegmentAck rows[64];
+	Mcmesh__V1__SegmentAck *pointers[64];
+	uint8_t digests[64][16];
+	size_t n;
+	uint64_t now_ms;
+};
+
+static void ack_send(struct ack_build *b)
+{
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+	Mcmesh__V1__Ack ack = MCMESH__V1__ACK__INIT;
+
+	if (!b->n)
+		return;
+	ack.segments = b->pointers;
+	ack.n_segments = b->n;
+	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK;
+	message.ack = &ack;
+	send_message(b->u, &message, b->now_ms);
+	b->n = 0;
+}
+
+static void ack_segment(uint32_t segment, uint64_t revision, void *userdata)
+{
+	struct ack_build *b = userdata;
+	struct digest digest = mirror_digest(b->u->mirror, segment);
+	Mcmesh__V1__SegmentAck *row = &b->rows[b->n];
+
+	if (!revision)
+		return;
+	mcmesh__v1__segment_ack__init(row);
+	row->segment = segment;
+	row->revision = revision;
+	row->rows = digest.rows;
+	digest_to_wire(&digest, b->digests[b->n]);
+	row->digest.data = b->digests[b->n];
+	row->digest.len = sizeof(b->digests[b->n]);
+	b->pointers[b->n] = row;
+	if (++b->n == ARRAY_SIZE(b->rows))
+		ack_send(b);
+}
+
+static void ack_if_due(struct uplink *u, uint64_t now_ms)
+{
+	struct ack_build build = { .u = u, .now_ms = now_ms };
+
+	if (u->state != UP || !u->ack_due || now_ms < u->acked_ms + UPLINK_ACK_INTERVAL_MS)
+		return;
+	u->ack_due = false;
+	u->acked_ms = now_ms;
+	mirror_segments_walk(u->mirror, ack_segment, &build);
+	ack_send(&build);
+}
+
+void uplink_applied(struct uplink *u, uint64_t now_ms)
+{
+	ack_if_due(u, now_ms);
+}
+
+/* ---- session ---------------------------------------------------------------- */
+
+struct hello_build {
+	Mcmesh__V1__Hello message;
+	Mcmesh__V1__Subscription *segments;
+	Mcmesh__V1__Subscription **segment_pointers;
+	size_t n_segments, cap_segments;
+	char **nodes;
+	size_t n_nodes, cap_nodes;
+	bool failed;
+};
+
+static void hello_segment(uint32_t segment, uint64_t revision, void *userdata)
+{
+	struct hello_build *b = userdata;
+
+	if (b->n_segments == b->cap_segments) {
+		size_t cap = b->cap_segments ? b->cap_segments * 2 : 8;
+		void *grown = reallocarray(b->segments, cap, sizeof(*b->segments));
+
+		if (!grown) {
+			b->failed = true;
+			return;
+		}
+		b->segments = grown;
+		b->cap_segments = cap;
+	}
+	mcmesh__v1__subscription__init(&b->segments[b->n_segments]);
+	b->segments[b->n_segments].segment = segment;
+	b->segments[b->n_segments].revision = revision;
+	b->n_segments++;
+}
+
+static void hello_node(const char *node, const struct addr *vtep __attribute__((unused)), void *userdata)
+{
+	struct hello_build *b = userdata;
+
+	if (b->n_nodes == b->cap_nodes) {
+		size_t cap = b->cap_nodes ? b->cap_nodes * 2 : 64;
+		void *grown = reallocarray(b->nodes, cap, sizeof(*b->nodes));
+
+		if (!grown) {
+			b->failed = true;
+			return;
+		}
+		b->nodes = grown;
+		b->cap_nodes = cap;
+	}
+	b->nodes[b->n_nodes++] = (char *)node;
+}
+
+static void hello_send(struct uplink *u, uint64_t now_ms)
+{
+	struct hello_build b = { .message = MCMESH__V1__HELLO__INIT };
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+	size_t len;
+
+	mirror_segments_walk(u->mirror, hello_segment, &b);
+	mirror_nodes_walk(u->mirror, hello_node, &b);
+	b.segment_pointers = calloc(b.n_segments + 1, sizeof(*b.segment_pointers));
+	if (b.segment_pointers && !b.failed) {
+		for (size_t i = 0; i < b.n_segments; i++)
+			b.segment_pointers[i] = &b.segments[i];
+		b.message.protocol_min = UPLINK_PROTOCOL_MIN;
+		b.message.protocol_max = UPLINK_PROTOCOL_MAX;
+		b.message.node = (char *)u->options.node;
+		b.message.vtep.data = (uint8_t *)addr_to_wire(&u->options.vtep, &len);
+		b.message.vtep.len = len;
+		b.message.instance.data = u->options.instance;
+		b.message.instance.len = sizeof(u->options.instance);
+		b.message.start_count = u->options.start_count;
+		b.message.attempt = ++u->attempt;
+		b.message.epoch.data = (uint8_t *)mirror_epoch(u->mirror);
+		b.message.epoch.len = EPOCH_LEN;
+		b.message.segments = b.segment_pointers;
+		b.message.n_segments = b.n_segments;
+		b.message.known_nodes = b.nodes;
+		b.message.n_known_nodes = b.n_nodes;
+		b.message.version = (char *)MCMESH_VERSION;
+		message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO;
+		message.hello = &b.message;
+		send_message(u, &message, now_ms);
+	}
+	free(b.segment_pointers);
+	free(b.segments);
+	free(b.nodes);
+}
+
+void uplink_opened(struct uplink *u, uint64_t now_ms)
+{
+	if (u->state != CONNECTING)
+		return;
+	u->state = GREETING;
+	u->heard_ms = now_ms;
+	hello_send(u, now_ms);
+}
+
+static void go_idle(struct uplink *u, uint64_t now_ms, uint64_t wait_ms, const char *why)
+{
+	bool was_up = u->state == UP;
+
+	u->state = IDLE;
+	u->retry_ms = now_ms + wait_ms;
+	snprintf(u->detail, sizeof(u->detail), "%s", why);
+	members_requeue(u);
+	if (u->full_running) {
+		u->full_running = false;
+		u->full_due = true;
+	}
+	if (was_up) {
+		u->controller_name[0] = '\0';
+		u->ops.session(NULL, u->detail, u->userdata);
+	}
+}
+
+/* Exponential with full jitter above half, and the next controller at once
+ * while there is one that has not been tried. */
+static uint64_t backoff(struct uplink *u)
+{
+	uint64_t ms = UPLINK_BACKOFF_MIN_MS;
+
+	if (u->n_controllers)
+		u->controller = (u->controller + 1) % u->n_controllers;
+	if (++u->failures < u->n_controllers)
+		return random_below(u, UPLINK_BACKOFF_MIN_MS);
+	for (unsigned int i = u->n_controllers; i < u->failures && ms < UPLINK_BACKOFF_MAX_MS; i++)
+		ms *= 2;
+	if (ms > UPLINK_BACKOFF_MAX_MS)
+		ms = UPLINK_BACKOFF_MAX_MS;
+	return ms / 2 + random_below(u, ms / 2);
+}
+
+/* We end it: the stream is told, the next attempt follows. */
+static void drop_session(struct uplink *u, uint64_t now_ms, const char *why)
+{
+	u->ops.disconnect(u->userdata);
+	go_idle(u, now_ms, backoff(u), why);
+}
+
+void uplink_closed(struct uplink *u, int status, const char *text, uint64_t now_ms)
+{
+	const int already_exists = 6, permission_denied = 7, failed_precondition = 9, invalid = 3;
+	char why[256];
+	uint64_t wait_ms;
+
+	if (u->state == IDLE)
+		return;
+	snprintf(why, sizeof(why), "%s: %s", u->options.controllers[u->controller],
+		 text && text[0] ? text : "the stream ended");
+	wait_ms = backoff(u);
+	if (status == already_exists || status == permission_denied || status == invalid ||
+	    status == failed_precondition)
+		wait_ms = UPLINK_BACKOFF_REFUSED_MS / 2 +
+			  random_below(u, UPLINK_BACKOFF_REFUSED_MS / 2);
+	go_idle(u, now_ms, wait_ms, why);
+}
+
+static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t now_ms)
+{
+	if (u->state != GREETING || w->epoch.len != EPOCH_LEN) {
+		u->counters[UPLINK_C_BAD_MESSAGES]++;
+		drop_session(u, now_ms, "the controller's Welcome is not one: is it mcmesh?");
+		return;
+	}
+	u->state = UP;
+	u->failures = 0;
+	u->detail[0] = '\0';
+	u->heartbeat_ms = w->heartbeat_ms ? w->heartbeat_ms : 1000;
+	snprintf(u->controller_name, sizeof(u->controller_name), "%s",
+		 u->options.controllers[u->controller]);
+	u->counters[UPLINK_C_SESSIONS]++;
+	if (memcmp(mirror_epoch(u->mirror), w->epoch.data, EPOCH_LEN) != 0) {
+		mirror_epoch_set(u->mirror, w->epoch.data);
+		u->ops.epoch(w->epoch.data, u->userdata);
+		/* This log does not know our rows. */
+		u->full_due = true;
+	}
+	u->ack_due = true;
+	u->ops.session(u->controller_name, "", u->userdata);
+	uplink_flush(u, now_ms);
+}
+
+static void on_accepted(struct uplink *u, const Mcmesh__V1__Accepted *a, uint64_t now_ms)
+{
+	if (!u->in_flight || a->sequence != u->sequence)
+		return;
+	for (size_t i = 0; i < a->n_refused; i++) {
+		const Mcmesh__V1__Refusal *refusal = a->refused[i];
+		struct addr group;
+
+		u->counters[UPLINK_C_REFUSED]++;
+		if (addr_from_wire(refusal->group.data, refusal->group.len, &group) == 0)
+			u->ops.refused(refusal->segment, &group, refusal->reason, u->userdata);
+	}
+	members_accepted(u);
+	uplink_flush(u, now_ms);
+}
+
+static void on_applied(struct uplink *u, int r, enum uplink_counter counter, uint32_t segment,
+		       uint64_t now_ms)
+{
+	if (r == 0) {
+		u->counters[counter]++;
+		u->ack_due = true;
+		return;
+	}
+	if (r == MIRROR_E_GAP) {
+		u->counters[UPLINK_C_GAPS]++;
+		drop_session(u, now_ms, "a change of the log is missing: asking again");
+		return;
+	}
+	u->counters[UPLINK_C_BAD_MESSAGES]++;
+	mirror_resync(u->mirror, segment);
+	drop_session(u, now_ms,
+		     r == -EINVAL ? "the controller sent a change that cannot be" :
+				    "a change of the log could not be taken: out of memory");
+}
+
+void uplink_message(struct uplink *u, const Mcmesh__V1__ControllerMessage *m, uint64_t now_ms)
+{
+	u->heard_ms = now_ms;
+	if (m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME) {
+		on_welcome(u, m->welcome, now_ms);
+		return;
+	}
+	if (u->state != UP)
+		return;
+	switch (m->message_case) {
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED:
+		on_accepted(u, m->accepted, now_ms);
+		break;
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_SNAPSHOT:
+		on_applied(u, mirror_snapshot(u->mirror, m->snapshot), UPLINK_C_SNAPSHOTS,
+			   m->snapshot->segment, now_ms);
+		break;
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DELTA:
+		on_applied(u, mirror_delta(u->mirror, m->delta), UPLINK_C_DELTAS,
+			   m->delta->segment, now_ms);
+		break;
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_RESYNC:
+		u->counters[UPLINK_C_RESYNCS]++;
+		mirror_resync(u->mirror, m->resync->segment);
+		break;
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_QUERY:
+		u->ops.query(m->query, u->userdata);
+		break;
+	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DRAIN:
+		drop_session(u, now_ms, "the controller is about to stop");
+		break;
+	default:
+		break; /* heartbeats, and kinds of a later version */
+	}
+}
+
+void uplink_answer(struct uplink *u, Mcmesh__V1__Answer *answer, uint64_t now_ms)
+{
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+
+	if (u->state != UP)
+		return;
+	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER;
+	message.answer = answer;
+	send_message(u, &message, now_ms);
+}
+
+/* ---- time ------------------------------------------------------------------- */
+
+static void connect_now(struct uplink *u, uint64_t now_ms)
+{
+	u->state = CONNECTING;
+	u->heard_ms = now_ms;
+	u->ops.connect(u->options.controllers[u->controller], u->userdata);
+}
+
+static void expire_up(struct uplink *u, uint64_t now_ms)
+{
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
+
+	if (now_ms >= u->heard_ms + 3 * u->heartbeat_ms) {
+		drop_session(u, now_ms, "the controller has gone silent");
+		return;
+	}
+	uplink_flush(u, now_ms);
+	ack_if_due(u, now_ms);
+	if (now_ms >= u->sent_ms + u->heartbeat_ms) {
+		message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT;
+		message.heartbeat = &heartbeat;
+		send_message(u, &message, now_ms);
+	}
+}
+
+void uplink_expire(struct uplink *u, uint64_t now_ms)
+{
+	switch (u->state) {
+	case IDLE:
+		if (u->n_controllers && now_ms >= u->retry_ms)
+			connect_now(u, now_ms);
+		break;
+	case CONNECTING:
+	case GREETING:
+		if (now_ms >= u->heard_ms + UPLINK_HELLO_TIMEOUT_MS)
+			drop_session(u, now_ms, "the controller does not answer");
+		break;
+	case UP:
+		expire_up(u, now_ms);
+		break;
+	}
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+uint64_t uplink_next_ms(const struct uplink *u)
+{
+	uint64_t next;
+
+	switch (u->state) {
+	case IDLE:
+		return u->n_controllers ? u->retry_ms : UINT64_MAX;
+	case CONNECTING:
+	case GREETING:
+		return u->heard_ms + UPLINK_HELLO_TIMEOUT_MS;
+	case UP:
+		break;
+	}
+	next = min_u64(u->heard_ms + 3 * u->heartbeat_ms, u->sent_ms + u->heartbeat_ms);
+	if (u->ack_due)
+		next = min_u64(next, u->acked_ms + UPLINK_ACK_INTERVAL_MS);
+	if (u->full_due && !u->in_flight)
+		next = min_u64(next, u->options.whole_at_ms);
+	return next;
+}
+
+const char *uplink_controller(const struct uplink *u)
+{
+	return u->controller_name;
+}
+
+const char *uplink_detail(const struct uplink *u)
+{
+	return u->detail;
+}
