@@ -171,6 +171,9 @@ static void say(struct report *r, const char *text, char out[CONFIG_WHY_MAX])
 		word[strlen(word) - 1] = '\0';
 		snprintf(out, CONFIG_WHY_MAX, "\"%s\" is not a value that %s can have", word,
 			 field);
+	} else if (sscanf(r->message, "Invalid ENUM value: %255[^\n]", word) == 1) {
+		snprintf(out, CONFIG_WHY_MAX, "\"%s\" is not a value that %s can have", word,
+			 field);
 	} else {
 		const char *m = r->message;
 
