@@ -20,8 +20,9 @@
  *     { robustness: 2, query_interval_ms: 125000, query_response_interval_ms: 10000,
  *       last_member_query_interval_ms: 1000, fast_leave: false, querier: true,
  *       querier_guard: false, require_router_alert: false, igmp_version: 3, mld_version: 2,
- *       query_source: 0.0.0.0, max_groups: 4096, max_sources: 1024, max_hosts: 256,
- *       max_reports_per_second: 10000, membership_interval_ms: 0 }
+ *       query_source: 0.0.0.0, query_source_v6: fe80::1,
+ *       max_groups: 4096, max_sources: 1024, max_hosts: 256, max_reports_per_second: 10000,
+ *       membership_interval_ms: 0 }
  *   limits: { ports: 4096, remotes: 4096, routes: 65536, lists: 131072, punt_rate: 20000 }
  *   log_level: info                 # error | warning | info | debug
  */
