@@ -1,0 +1,257 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""./dev lab: a mesh on one machine, with the real kernel datapath."""
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import programs  # noqa: E402
+import topology as topo  # noqa: E402
+from topology import LabError  # noqa: E402
+
+UP_DEADLINE_S = 20
+LOCK = "/run/mcmesh-lab.lock"
+USAGE = 2
+
+
+class UsageError(Exception):
+    """Wrong command line, or something this version does not have: exit 2."""
+
+
+@contextlib.contextmanager
+def locked():
+    with open(LOCK, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def print_table(rows):
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def print_status(state):
+    nodes = programs.ctl_json(["node", "list"]) or {"nodes": []}
+    known = {n["name"]: n for n in nodes["nodes"]}
+    rows = [("NAME", "NAMESPACE", "ADDRESS", "PROGRAM", "MESH", "PORTS")]
+    for name in programs.controllers(state):
+        pid = programs.pid_of(programs.RUN / name)
+        rows.append((name, topo.netns(name), topo.controller_address(name),
+                     f"pid {pid}" if pid else "stopped", "-", "-"))
+    for name in programs.agents(state):
+        pid = programs.pid_of(programs.RUN / name)
+        answer = programs.ctl_json(["port", "list"], agent=name) if pid else None
+        ports = ", ".join(f"{p['name']} {p['state']}" for p in answer["ports"]) if answer else "-"
+        rows.append((name, topo.netns(name), known.get(name, {}).get("address", topo.vtep(name)),
+                     f"pid {pid}" if pid else "stopped", known.get(name, {}).get("state", "-"),
+                     ports))
+    print_table(rows)
+
+
+def parse_up(args):
+    parser = argparse.ArgumentParser(prog="./dev lab up", allow_abbrev=False)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--ports", type=int, default=2, help="workloads on each node")
+    parser.add_argument("--controllers", type=int, default=1)
+    parser.add_argument("--store", default="memory", choices=["memory", "sqlite", "etcd"])
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--kernel-vxlan", action="store_true")
+    parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
+    parser.add_argument("--agent-set", action="append", default=[], metavar="KEY=VALUE",
+                        help="a setting for every agent's YAML, e.g. gmp.query_interval_ms=1000")
+    parser.add_argument("--controller-set", action="append", default=[], metavar="OPTION=VALUE",
+                        help="an option for the controller, e.g. hold-ms=3000")
+    o = parser.parse_args(args)
+    for what, value, limit in (("nodes", o.nodes, topo.MAX_NODES),
+                               ("ports", o.ports, topo.MAX_PORTS)):
+        if not 1 <= value <= limit:
+            raise UsageError(f"--{what} is 1 to {limit}, not {value}")
+    if o.store != "memory":
+        raise UsageError(f"the {o.store} store is not built yet: this lab's controller keeps its "
+                         "state in memory (leave --store out)")
+    if o.controllers != 1:
+        raise UsageError("several controllers need the etcd store, which is not built yet: "
+                         "use --controllers 1")
+    if o.tls:
+        raise UsageError("mTLS is not built yet: leave --tls out")
+    for item in o.agent_set + o.controller_set:
+        if "=" not in item:
+            raise UsageError(f"a setting is KEY=VALUE, not '{item}'")
+    return o
+
+
+def state_of(o):
+    return {"nodes": o.nodes, "ports": o.ports, "controllers": o.controllers, "store": o.store,
+            "ipv6_underlay": o.ipv6_underlay, "agent_set": o.agent_set,
+            "controller_set": o.controller_set, "mounted_bpffs": False}
+
+
+def cmd_up(args):
+    o = parse_up(args)
+    for name in ("mcmesh-agent", "mcmesh-controller", "mcmeshctl"):
+        programs.program(name)
+    with locked():
+        if programs.STATE.exists() or topo.existing():
+            raise LabError("a lab is up, or a part of one: run ./dev lab down first")
+        state = state_of(o)
+        try:
+            programs.save(state)
+            state["mounted_bpffs"] = programs.mount_bpffs()
+            programs.save(state)
+            topo.up(o.nodes, o.ports, o.controllers)
+            for name in programs.controllers(state):
+                programs.start_controller(state, name)
+            for name in programs.agents(state):
+                programs.start_agent(state, name)
+            programs.wait_ready(state, UP_DEADLINE_S)
+        except BaseException:
+            programs.down()
+            raise
+    print_status(state)
+
+
+def cmd_down(args):
+    with locked():
+        programs.down()
+
+
+def cmd_status(args):
+    print_status(programs.load())
+
+
+def existing_name(name):
+    if name not in topo.existing() or name == "underlay":
+        raise LabError(f"the lab has no '{name}'; it has {', '.join(topo.existing()) or 'nothing'}")
+    return name
+
+
+def cmd_exec(args):
+    if len(args) < 2:
+        raise UsageError("usage: ./dev lab exec NAME COMMAND [ARGUMENT…]")
+    name, command = existing_name(args[0]), args[1:]
+    if command[0] == "--":
+        command = command[1:]
+    os.environ["MCMESH_CONTROLLER"] = f"{topo.controller_address('c1')}:{programs.PORT}"
+    if topo.NODE.match(name):
+        os.environ["MCMESH_AGENT"] = f"unix:{programs.RUN / name / 'agent.sock'}"
+    line = topo.enter(name, *command)
+    os.execvp(line[0], line)
+
+
+def cmd_ctl(args):
+    agent = None
+    if args[:1] == ["--agent"] and len(args) > 1:
+        agent, args = existing_name(args[1]), args[2:]
+    elif args and args[0].startswith("--agent="):
+        agent, args = existing_name(args[0].split("=", 1)[1]), args[1:]
+    programs.load()
+    line = programs.ctl_command(args, agent)
+    os.execvp(line[0], line)
+
+
+def target(args, verb):
+    if len(args) != 2 or args[0] not in ("agent", "controller"):
+        raise UsageError(f"usage: ./dev lab {verb} agent nN | controller cN")
+    kind, name = args
+    state = programs.load()
+    known = programs.agents(state) if kind == "agent" else programs.controllers(state)
+    if name not in known:
+        raise LabError(f"the lab has no {kind} '{name}'; it has {', '.join(known)}")
+    return state, kind, name
+
+
+def start(state, kind, name):
+    (programs.start_agent if kind == "agent" else programs.start_controller)(state, name)
+    check = (lambda: programs.ctl_json(["port", "list"], agent=name)) if kind == "agent" else \
+        (lambda: programs.ctl_json(["node", "list"]))
+
+    def answers():
+        if not programs.pid_of(programs.RUN / name):
+            raise LabError(f"{kind} {name} ended:\n{programs.log_tail(name)}")
+        return check() is not None
+
+    programs.wait_until(f"{kind} {name} answers", answers, UP_DEADLINE_S)
+
+
+def cmd_start(args):
+    start(*target(args, "start"))
+
+
+def cmd_stop(args):
+    if not programs.end(target(args, "stop")[2]):
+        raise LabError(f"{' '.join(args)} does not run")
+
+
+def cmd_kill(args):
+    if not programs.end(target(args, "kill")[2], signal.SIGKILL):
+        raise LabError(f"{' '.join(args)} does not run")
+
+
+def cmd_restart(args):
+    state, kind, name = target(args, "restart")
+    programs.end(name)
+    start(state, kind, name)
+
+
+def node_argument(args, verb):
+    if len(args) != 1 or not topo.NODE.match(args[0]):
+        raise UsageError(f"usage: ./dev lab {verb} nN")
+    return existing_name(args[0])
+
+
+def cmd_cut(args):
+    topo.cut(node_argument(args, "cut"))
+
+
+def cmd_heal(args):
+    topo.heal(node_argument(args, "heal"))
+
+
+COMMANDS = {
+    "up": (cmd_up, "raise a mesh; --nodes 3 --ports 2 --agent-set K=V … (up --help)"),
+    "down": (cmd_down, "end and remove everything, also after a crash"),
+    "status": (cmd_status, "what runs, and what the mesh says of it"),
+    "exec": (cmd_exec, "exec n1p1 CMD…: a command in a workload (n1: node, c1: controller)"),
+    "ctl": (cmd_ctl, "ctl [--agent n1] ARGS…: mcmeshctl against the lab"),
+    "start": (cmd_start, "start agent n1 | controller c1"),
+    "stop": (cmd_stop, "end it with SIGTERM"),
+    "kill": (cmd_kill, "end it with SIGKILL"),
+    "restart": (cmd_restart, "stop and start"),
+    "cut": (cmd_cut, "cut n1: its underlay loses every packet"),
+    "heal": (cmd_heal, "heal n1: and carries them again"),
+}
+
+
+def main(argv):
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print("usage: ./dev lab COMMAND …")
+        for name, (_, text) in COMMANDS.items():
+            print(f"  {name:8} {text}")
+        return 0 if argv else USAGE
+    if argv[0] not in COMMANDS:
+        raise UsageError(f"no lab command '{argv[0]}': run ./dev lab help")
+    if os.geteuid():
+        raise LabError("the lab makes network namespaces: run it as root")
+    # A signal takes the same way out as an error: up removes what it made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    COMMANDS[argv[0]][0](argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UsageError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

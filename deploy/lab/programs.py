@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's programs: their configuration, start, and end by recorded pid.
+
+State is in /run/mcmesh-lab: lab.json (how it was raised) and a folder a
+program (agent.yaml, agent.log, agent.pid, …). A pid file holds the process's
+start time too, so that a number that was used again is never signalled.
+"""
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import topology as topo
+from topology import LabError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RUN = pathlib.Path("/run/mcmesh-lab")
+STATE = RUN / "lab.json"
+BPFFS = pathlib.Path("/sys/fs/bpf")
+PINS = BPFFS / "mcmesh-lab"
+PORT = 7797
+POLL_S = 0.03
+STOP_S = 10
+
+
+def program(name):
+    path = pathlib.Path(os.environ.get("MCMESH_BIN", ROOT / "build/release/bin")) / name
+    if not path.exists():
+        raise LabError(f"{path} is not there: run ./dev build, or name another place in MCMESH_BIN")
+    return str(path)
+
+
+def wait_until(what, check, deadline_s):
+    """check() until it gives something true; what() or text says what was missing."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > end:
+            text = what() if callable(what) else what
+            raise LabError(f"after {deadline_s} s still not: {text}")
+        time.sleep(POLL_S)
+
+
+# ---- state ------------------------------------------------------------------
+
+
+def load():
+    try:
+        return json.loads(STATE.read_text())
+    except FileNotFoundError:
+        raise LabError("no lab is up: run ./dev lab up") from None
+
+
+def save(state):
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    STATE.write_text(json.dumps(state, indent=1) + "\n")
+
+
+def agents(state):
+    return topo.node_names(state["nodes"])
+
+
+def controllers(state):
+    return [f"c{i}" for i in range(1, state["controllers"] + 1)]
+
+
+# ---- processes --------------------------------------------------------------
+
+
+def _start_time(pid):
+    """Ticks of the process's start; None when it is gone or a zombie."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def pid_of(directory):
+    for file in directory.glob("*.pid"):
+        pid, started = file.read_text().split()
+        if _start_time(pid) == started:
+            return int(pid)
+    return None
+
+
+def spawn(name, kind, command):
+    directory = RUN / name
+    directory.mkdir(parents=True, exist_ok=True)
+    if pid_of(directory):
+        raise LabError(f"{kind} {name} runs already")
+    with open(directory / f"{kind}.log", "ab") as log:
+        process = subprocess.Popen(topo.enter(name, *command), stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=log, start_new_session=True)
+    started = _start_time(process.pid)
+    (directory / f"{kind}.pid").write_text(f"{process.pid} {started}\n")
+    return process
+
+
+def end(name, sig=signal.SIGTERM):
+    """Signal a program and wait until it is gone; what ignores it is killed."""
+    directory = RUN / name
+    pid = pid_of(directory)
+    if pid:
+        os.kill(pid, sig)
+        try:
+            wait_until("gone", lambda: not pid_of(directory), STOP_S)
+        except LabError:
+            os.kill(pid, signal.SIGKILL)
+            wait_until(f"{name} (pid {pid}) gone after SIGKILL",
+                       lambda: not pid_of(directory), STOP_S)
+    for file in directory.glob("*.pid"):
+        file.unlink()
+    return pid
+
+
+# ---- configuration ----------------------------------------------------------
+
+
+def apply_settings(config, settings):
+    """["gmp.query_interval_ms=500", …] into nested maps."""
+    for item in settings:
+        key, sep, value = item.partition("=")
+        if not sep or not key:
+            raise LabError(f"a setting is KEY=VALUE, not '{item}'")
+        *path, last = key.split(".")
+        where = config
+        for part in path:
+            where = where.setdefault(part, {})
+        try:
+            where[last] = json.loads(value)
+        except json.JSONDecodeError:
+            where[last] = value
+
+
+def yaml_lines(value, indent=""):
+    """Enough YAML for our files: maps of maps, lists of scalars or flat maps."""
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}:", *yaml_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{indent}{key}:")
+            for row in item:
+                inner = ", ".join(f"{k}: {json.dumps(v)}" for k, v in row.items())
+                lines.append(f"{indent}  - {{ {inner} }}")
+        elif isinstance(item, list):
+            lines.append(f"{indent}{key}: [{', '.join(json.dumps(v) for v in item)}]")
+        else:
+            text = item if isinstance(item, str) and item.isalnum() and not item.isdigit() else \
+                json.dumps(item)
+            lines.append(f"{indent}{key}: {text}")
+    return lines
+
+
+def agent_config(state, node):
+    config = {
+        "node": node,
+        "vtep": topo.vtep6(node) if state.get("ipv6_underlay") else topo.vtep(node),
+        "controllers": [f"{topo.controller_address(c)}:{PORT}" for c in controllers(state)],
+        "socket": str(RUN / node / "agent.sock"),
+        "state_dir": str(RUN / node / "state"),
+        "bpf_root": str(PINS / node),
+        "ports": [{"match": f"{node}p*", "segment": 1}],
+    }
+    apply_settings(config, state["agent_set"])
+    return config
+
+
+def write_agent_config(state, node):
+    directory = RUN / node
+    (directory / "state").mkdir(parents=True, exist_ok=True)
+    path = directory / "agent.yaml"
+    path.write_text("\n".join(yaml_lines(agent_config(state, node))) + "\n")
+    return path
+
+
+def start_agent(state, node):
+    return spawn(node, "agent", [program("mcmesh-agent"), "--config",
+                                 str(write_agent_config(state, node))])
+
+
+def start_controller(state, name):
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in
+               (item.split("=", 1) for item in state["controller_set"])]
+    return spawn(name, "controller", [
+        program("mcmesh-controller"), "--insecure",
+        f"--listen={topo.controller_address(name)}:{PORT}", f"--store={state['store']}", *options])
+
+
+# ---- mcmeshctl --------------------------------------------------------------
+
+
+def ctl_command(args, agent=None, controller="c1"):
+    if agent:
+        target = ["--agent", f"unix:{RUN / agent / 'agent.sock'}"]
+    else:
+        target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]
+    return topo.enter(agent or controller, program("mcmeshctl"), *target, *args)
+
+
+def ctl_json(args, agent=None, timeout=20):
+    """The answer as Python objects, or None when the program says no."""
+    done = subprocess.run(ctl_command(["-o", "json", *args], agent), capture_output=True,
+                          text=True, timeout=timeout)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def not_ready(state):
+    """What `up` still waits for, or None."""
+    ports = state["ports"]
+    if state["controllers"]:
+        answer = ctl_json(["node", "list"])
+        if answer is None:
+            return "the controller answers"
+        good = {n["name"] for n in answer["nodes"] if n["state"] == "CONNECTED"}
+        missing = [n for n in agents(state) if n not in good]
+        if missing:
+            return f"agent {missing[0]} is connected to the controller"
+    for node in agents(state):
+        answer = ctl_json(["port", "list"], agent=node)
+        if answer is None:
+            return f"agent {node} answers"
+        good = sum(p["state"] == "UP" for p in answer["ports"])
+        if good < ports:
+            return f"{ports} ports of {node} are UP ({good} are)"
+    return None
+
+
+def died(state):
+    for name in controllers(state) + agents(state):
+        if not pid_of(RUN / name):
+            return name
+    return None
+
+
+def log_tail(name, lines=8):
+    text = ""
+    for file in (RUN / name).glob("*.log"):
+        text += "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+    return text
+
+
+def wait_ready(state, deadline_s):
+    missing = ""
+
+    def ready():
+        nonlocal missing
+        dead = died(state)
+        if dead:
+            raise LabError(f"{dead} ended:\n{log_tail(dead)}")
+        missing = not_ready(state)
+        return missing is None
+
+    wait_until(lambda: missing, ready, deadline_s)
+
+
+# ---- bpffs and everything at once -------------------------------------------
+
+
+def _mount(source, target, kind):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), str(target).encode(), kind.encode(), 0, None):
+        raise LabError(f"mount {kind} on {target}: {os.strerror(ctypes.get_errno())}")
+
+
+def mount_bpffs():
+    """True when it was not there before."""
+    if os.path.ismount(BPFFS):
+        return False
+    _mount("bpf", BPFFS, "bpf")
+    return True
+
+
+def _rmtree_pins():
+    if not PINS.is_dir():
+        return
+    for directory, subdirs, files in os.walk(PINS, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(directory, name))
+        for name in subdirs:
+            os.rmdir(os.path.join(directory, name))
+    os.rmdir(PINS)
+
+
+def _end_strays():
+    """Programs that someone left in the lab's namespaces with `exec`."""
+    for name in topo.existing():
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            pids = subprocess.run(["ip", "netns", "pids", topo.netns(name)], capture_output=True,
+                                  text=True).stdout.split()
+            alive = [int(p) for p in pids if int(p) != os.getpid() and _start_time(p)]
+            for pid in alive:
+                try:
+                    os.kill(pid, sig)
+                except ProcessLookupError:
+                    pass
+            if not alive:
+                break
+            try:
+                wait_until("", lambda: not any(_start_time(p) for p in alive), 2)
+            except LabError:
+                continue
+            break
+
+
+def down():
+    """Ends and removes all that a lab is made of; whatever is there of it."""
+    mounted = False
+    try:
+        mounted = load().get("mounted_bpffs", False)
+    except (LabError, ValueError):
+        pass
+    if RUN.is_dir():
+        for directory in sorted(RUN.iterdir()):
+            if directory.is_dir():
+                end(directory.name)
+    _end_strays()
+    topo.down()
+    _rmtree_pins()
+    if mounted and os.path.ismount(BPFFS) and not any(BPFFS.iterdir()):
+        ctypes.CDLL(None).umount(str(BPFFS).encode())
+    shutil.rmtree(RUN, ignore_errors=True)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's network: one namespace a node, a workload and a controller.
+
+    mcm-n1p1 eth0 --- n1p1 mcm-n1 uplink0 --- u-n1 mcm-underlay(br0) u-c1 --- uplink0 mcm-c1
+
+Everything lies inside namespaces of the lab's own, the underlay's bridge too,
+so nothing is seen in, or taken from, the machine's default namespace. Unicast
+between workloads is routed as a CNI does it: a workload has a /32 and a gateway
+that its node answers for, nodes route each other's 198.18.N.0/24 over the
+underlay.
+"""
+import os
+import re
+import subprocess
+
+PREFIX = "mcm-"
+UNDERLAY = PREFIX + "underlay"
+BRIDGE = "br0"
+UPLINK = "uplink0"
+GATEWAY4 = "169.254.1.1"
+GATEWAY6 = "fe80::1"
+MAX_NODES = 200
+MAX_PORTS = 250
+MAX_CONTROLLERS = 5
+# Room for a workload's full-size packet with the overlay's headers around it.
+UNDERLAY_MTU = 1600
+
+OURS = re.compile(r"^mcm-(underlay|n\d+|n\d+p\d+|c\d+)$")
+NODE = re.compile(r"^n(\d+)$")
+WORKLOAD = re.compile(r"^n(\d+)p(\d+)$")
+CONTROLLER = re.compile(r"^c(\d+)$")
+
+
+class LabError(Exception):
+    """One sentence for people."""
+
+
+def netns(name):
+    return PREFIX + name
+
+
+def netns_path(name):
+    return "/run/netns/" + netns(name)
+
+
+def node_names(n):
+    return [f"n{i}" for i in range(1, n + 1)]
+
+
+def vtep(node):
+    return f"203.0.113.{NODE.match(node)[1]}"
+
+
+def vtep6(node):
+    return f"fd00:203:0:113::{NODE.match(node)[1]}"
+
+
+def controller_address(name):
+    return f"203.0.113.{249 + int(CONTROLLER.match(name)[1])}"
+
+
+def workload_address(name):
+    n, p = WORKLOAD.match(name).groups()
+    return f"198.18.{n}.{p}"
+
+
+def workload_address6(name):
+    n, p = WORKLOAD.match(name).groups()
+    return f"fd00:198:18:{n}::{p}"
+
+
+def enter(name, *command):
+    """The command line that runs `command` in a namespace: net only, so that
+    bpffs and everything else stays in sight."""
+    return ["nsenter", "--net=" + netns_path(name), "--", *command]
+
+
+def run(command, stdin=None):
+    done = subprocess.run(command, input=stdin, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise LabError(f"{' '.join(command)}: {done.stdout.strip()}")
+    return done.stdout
+
+
+def ip_batch(lines, name=None):
+    where = ["-n", netns(name)] if name else []
+    run(["ip", *where, "-batch", "-"], "\n".join(lines) + "\n")
+
+
+def sysctl(name, settings):
+    script = "\n".join(f"echo {value} > /proc/sys/net/{key}" for key, value in settings.items())
+    run(enter(name, "sh", "-ec", script))
+
+
+def existing():
+    """Names (without prefix) of the lab's namespaces that are there."""
+    try:
+        names = sorted(os.listdir("/run/netns"))
+    except FileNotFoundError:
+        return []
+    return [n[len(PREFIX):] for n in names if OURS.match(n)]
+
+
+QUIET_IPV6 = {
+    # Addresses are usable the moment they are set.
+    "ipv6/conf/all/accept_dad": 0,
+    "ipv6/conf/default/accept_dad": 0,
+    "ipv6/conf/default/dad_transmits": 0,
+    "ipv6/conf/all/accept_ra": 0,
+    "ipv6/conf/default/accept_ra": 0,
+    "ipv6/conf/default/router_solicitations": 0,
+}
+ANY_PATH = {"ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0}
+ROUTER = {
+    "ipv4/ip_forward": 1,
+    "ipv6/conf/all/forwarding": 1,
+    "ipv6/conf/default/forwarding": 1,
+    # Replies and redirects would depend on who spoke first.
+    "ipv4/conf/all/send_redirects": 0,
+    "ipv4/conf/default/send_redirects": 0,
+}
+
+
+def _host_links(name, address4, address6):
+    return [
+        "link set lo up",
+        f"addr add {address4}/24 dev {UPLINK}",
+        f"addr add {address6}/64 dev {UPLINK} nodad",
+        f"link set {UPLINK} mtu {UNDERLAY_MTU} up",
+    ]
+
+
+def _uplink(name):
+    ip_batch([
+        f"link add u-{name} mtu {UNDERLAY_MTU} type veth peer name {UPLINK} netns {netns(name)}",
+        f"link set u-{name} master {BRIDGE} up",
+    ], "underlay")
+
+
+def workload_up(name):
+    """A workload's namespace and its veth; its node exists."""
+    node = "n" + WORKLOAD.match(name)[1]
+    ip_batch([f"netns add {netns(name)}"])
+    sysctl(name, {**QUIET_IPV6, **ANY_PATH, "ipv4/conf/all/arp_notify": 0,
+                  # A test may join thousands of groups from one socket's owner.
+                  "ipv4/igmp_max_memberships": 10000})
+    port_up(name)
+    return node
+
+
+def port_up(name):
+    """The veth between a workload and its node (also after it was removed)."""
+    node = "n" + WORKLOAD.match(name)[1]
+    mac = "02:00:c6:12:%02x:%02x" % tuple(int(x) for x in WORKLOAD.match(name).groups())
+    ip_batch([
+        f"link add {name} type veth peer name eth0 address {mac} netns {netns(name)}",
+        f"addr add {GATEWAY4}/32 dev {name}",
+        f"addr add {GATEWAY6}/64 dev {name} nodad",
+        f"link set {name} up",
+        f"route add {workload_address(name)}/32 dev {name}",
+        f"route add {workload_address6(name)}/128 dev {name}",
+    ], node)
+    ip_batch([
+        "link set lo up",
+        f"addr add {workload_address(name)}/32 dev eth0",
+        f"addr add {workload_address6(name)}/128 dev eth0 nodad",
+        "link set eth0 up",
+        f"route add {GATEWAY4}/32 dev eth0 scope link",
+        f"route add default via {GATEWAY4} dev eth0 src {workload_address(name)}",
+        f"route add default via {GATEWAY6} dev eth0 src {workload_address6(name)}",
+    ], name)
+
+
+def port_down(name):
+    ip_batch([f"link del {name}"], "n" + WORKLOAD.match(name)[1])
+
+
+def up(nodes, ports, controllers):
+    hosts = node_names(nodes)
+    servers = [f"c{i}" for i in range(1, controllers + 1)]
+    ip_batch([f"netns add {netns(n)}" for n in ["underlay", *hosts, *servers]])
+    sysctl("underlay", QUIET_IPV6)
+    ip_batch([f"link add {BRIDGE} type bridge mcast_snooping 0 forward_delay 0",
+              f"link set {BRIDGE} mtu {UNDERLAY_MTU} up"], "underlay")
+    for name in hosts + servers:
+        _uplink(name)
+    for name in servers:
+        sysctl(name, {**QUIET_IPV6, **ANY_PATH})
+        address = controller_address(name)
+        ip_batch(_host_links(name, address, f"fd00:203:0:113::c:{name[1:]}"), name)
+    for name in hosts:
+        sysctl(name, {**QUIET_IPV6, **ANY_PATH, **ROUTER})
+        routes = []
+        for other in hosts:
+            if other != name:
+                n = other[1:]
+                routes += [f"route add 198.18.{n}.0/24 via {vtep(other)}",
+                           f"route add fd00:198:18:{n}::/64 via {vtep6(other)}"]
+        ip_batch(_host_links(name, vtep(name), vtep6(name)) + routes, name)
+        for p in range(1, ports + 1):
+            workload_up(f"{name}p{p}")
+
+
+def cut(node):
+    """Packets of the node's underlay vanish silently, as behind a dead switch."""
+    ip_batch([f"link set u-{node} type bridge_slave state 0"], "underlay")
+
+
+def heal(node):
+    ip_batch([f"link set u-{node} type bridge_slave state 3"], "underlay")
+
+
+def down():
+    for name in existing():
+        run(["ip", "netns", "delete", netns(name)])
