@@ -56,7 +56,13 @@ enum rpc_status {
 
 const char *rpc_status_name(int status);
 
+/* The largest message, either way: more is refused (-EMSGSIZE at the sender). */
+#define RPC_MESSAGE_MAX (4u << 20)
+
 /* ---- runtime ---------------------------------------------------------------- */
+
+/* Block the signals that the program handles (for signalfd or sigwait) before
+ * this: the library's threads take over the mask, also those it starts later. */
 
 int rpc_new(struct rpc **ret_rpc);
 int rpc_new_on_event(struct sd_event *event, struct rpc **ret_rpc);

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/rpc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/rpc_internal.h"
+
+struct rpc_channel {
+	struct rpc *rpc;
+	grpc_channel *channel;
+};
+
+#define ARG_INT(name, number)                                                                      \
+	(grpc_arg)                                                                                 \
+	{                                                                                          \
+		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number)         \
+	}
+
+int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
+		    struct rpc_channel **ret_channel)
+{
+	grpc_arg list[] = {
+		ARG_INT(GRPC_ARG_ENABLE_RETRIES, 0),
+		ARG_INT(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
+		ARG_INT(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+		/* One connection a channel, with a back-off of its own. */
+		ARG_INT(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+		ARG_INT(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MIN_MS),
+		ARG_INT(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MAX_MS),
+		/* Despite its name: how long one attempt to connect may take. */
+		ARG_INT(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RPC_CONNECT_TIMEOUT_MS),
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_CLIENT_KEEPALIVE_MS),
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_CLIENT_KEEPALIVE_MS),
+		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
+		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_MAX),
+		{ .type = GRPC_ARG_STRING,
+		  .key = (char *)GRPC_ARG_PRIMARY_USER_AGENT_STRING,
+		  .value.string = (char *)"mcmesh/" MCMESH_VERSION },
+	};
+	grpc_channel_args args = { ARRAY_SIZE(list), list };
+	struct rpc_channel *channel;
+	grpc_channel_credentials *credentials;
+
+	if (options->tls)
+		return -EOPNOTSUPP;
+	channel = calloc(1, sizeof(*channel));
+	if (!channel)
+		return -ENOMEM;
+	credentials = grpc_insecure_credentials_create();
+	channel->rpc = rpc;
+	channel->channel = grpc_channel_create(options->target, credentials, &args);
+	grpc_channel_credentials_release(credentials);
+	*ret_channel = channel;
+	return 0;
+}
+
+void rpc_channel_free(struct rpc_channel *channel)
+{
+	if (!channel)
+		return;
+	grpc_channel_destroy(channel->channel);
+	free(channel);
+}
+
+static void call_start(struct rpc_call *call)
+{
+	grpc_op op = { .op = GRPC_OP_RECV_STATUS_ON_CLIENT };
+
+	op.data.recv_status_on_client.trailing_metadata = &call->trailing;
+	op.data.recv_status_on_client.status = &call->end_code;
+	op.data.recv_status_on_client.status_details = &call->end_text;
+	rpc_call_start_batch(call, &op, 1, &call->on_end);
+
+	grpc_op begin[2] = {
+		{ .op = GRPC_OP_SEND_INITIAL_METADATA,
+		  .flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET },
+		{ .op = GRPC_OP_RECV_INITIAL_METADATA },
+	};
+
+	begin[1].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
+	rpc_call_start_batch(call, begin, 2, &call->on_init);
+	rpc_call_start_reading(call);
+}
+
+int rpc_channel_call(struct rpc_channel *channel, const char *path,
+		     const ProtobufCMessageDescriptor *response, const struct rpc_call_ops *ops,
+		     uint64_t deadline_ms, void *userdata, struct rpc_call **ret_call)
+{
+	gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+	struct rpc_call *call;
+	grpc_slice method;
+	grpc_call *core;
+
+	if (deadline_ms)
+		deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+					gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
+	method = grpc_slice_from_copied_string(path);
+	core = grpc_channel_create_call(channel->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+					channel->rpc->cq, method, NULL, deadline, NULL);
+	grpc_slice_unref(method);
+	if (!core)
+		return -ENOMEM;
+	call = rpc_call_new(channel->rpc, core);
+	if (!call) {
+		grpc_call_unref(core);
+		return -ENOMEM;
+	}
+	call->ops = *ops;
+	call->incoming = response;
+	call->userdata = userdata;
+	call_start(call);
+	*ret_call = call;
+	return 0;
+}

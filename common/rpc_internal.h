@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* Shared by rpc*.c only; see rpc.h for the model. */
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/slice.h>
+#include <grpc/support/alloc.h>
+#include <grpc/support/time.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "common/cleanup.h"
+#include "common/rpc.h"
+
+/* Server calls that wait for a client at any time. */
+#define RPC_ARMED_REQUESTS 64
+/* Completions that one turn of a loop handles before others get theirs. */
+#define RPC_TURN_MAX 64
+/* What one decoded message may take: small elements grow by decoding. */
+#define RPC_DECODE_MEMORY_MAX (64u << 20)
+/* Open streams of one connection. */
+#define RPC_STREAMS_PER_CONNECTION_MAX 1024
+#define RPC_CLIENT_KEEPALIVE_MS	       1000
+#define RPC_SERVER_KEEPALIVE_MS	       10000
+#define RPC_SERVER_KEEPALIVE_WAIT_MS   5000
+#define RPC_PING_INTERVAL_MIN_MS       300
+#define RPC_CONNECT_TIMEOUT_MS	       2000
+#define RPC_BACKOFF_MIN_MS	       100
+#define RPC_BACKOFF_MAX_MS	       1000
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+/* What a completion carries back. */
+struct rpc_tag {
+	void (*fn)(struct rpc_tag *tag, bool ok);
+};
+
+struct rpc_done {
+	struct rpc_tag *tag;
+	bool ok;
+};
+
+struct rpc {
+	grpc_completion_queue *cq;
+	struct rpc_call *calls;
+	struct rpc_server *servers;
+	/* One decoder chunk kept for the next message. */
+	void *spare;
+
+	grpc_channel *lame;
+	atomic_bool woken;
+
+	/* rpc_new_on_event(): the mailbox between the queue thread and the loop. */
+	struct sd_event *event;
+	struct sd_event_source *source;
+	pthread_t thread;
+	int event_fd;
+	pthread_mutex_t lock;
+	struct rpc_done *inbox; /* under lock */
+	size_t n_inbox, inbox_size;
+	struct rpc_done *batch; /* the loop's own */
+	size_t n_batch, batch_size, batch_at;
+};
+
+struct rpc_call {
+	struct rpc *rpc;
+	struct rpc_call *prev, *next;
+	struct rpc_server *server; /* NULL: a client's */
+	grpc_call *call;
+	struct rpc_call_ops ops;
+	const ProtobufCMessageDescriptor *incoming;
+	void *userdata;
+	char *peer;
+
+	struct rpc_tag on_init, on_send, on_recv, on_end;
+	unsigned int in_flight;
+	unsigned int busy; /* inside a callback of this call */
+
+	struct rpc_item *first, *last;
+	size_t backlog, sending;
+	bool init_sent, send_busy, send_failed;
+	bool finishing, finish_sent, finish_done;
+	int finish_status;
+	char *finish_text;
+
+	grpc_byte_buffer *received;
+	bool read_ended;
+
+	bool end_received, cancelled;
+	int end_cancelled;	  /* server */
+	grpc_status_code end_code; /* client */
+	grpc_slice end_text;
+	int override_status; /* client: what went wrong here, not there */
+	const char *override_text;
+	grpc_metadata_array initial, trailing;
+};
+
+struct rpc_method_set {
+	const struct rpc_method *methods;
+	size_t n;
+};
+
+struct rpc_request;
+struct rpc_standard;
+
+struct rpc_server {
+	struct rpc *rpc;
+	struct rpc_server *prev, *next;
+	grpc_server *server;
+	struct rpc_method_set *sets;
+	size_t n_sets;
+	struct rpc_unix_socket *sockets;
+	struct rpc_standard *standard;
+	size_t n_armed, n_calls;
+	bool started, serving, stopping, notified, stopped;
+	struct rpc_tag on_notify;
+	uint64_t cancel_at_ms; /* 0: none */
+	struct sd_event_source *timer;
+	void (*on_stopped)(void *userdata);
+	void *stopped_userdata;
+};
+
+struct rpc_bytes {
+	grpc_slice slice;
+};
+
+uint64_t rpc_now_ms(void);
+
+/* One turn of either kind of runtime, waiting until something happened. */
+void rpc_run_once(struct rpc *rpc);
+
+/* rpc_call.c */
+struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core);
+void rpc_call_start_batch(struct rpc_call *call, const grpc_op *ops, size_t n, struct rpc_tag *tag);
+void rpc_call_start_reading(struct rpc_call *call);
+/* Server: open the call for its handler, or refuse it when it is finishing. */
+void rpc_call_open_server(struct rpc_call *call, const struct rpc_method *method);
+void rpc_call_flush(struct rpc_call *call);
+
+/* rpc_codec.c */
+struct rpc_arena {
+	ProtobufCAllocator allocator;
+	struct rpc *rpc;
+	struct rpc_chunk *chunk;
+	size_t total;
+};
+
+void rpc_arena_init(struct rpc_arena *arena, struct rpc *rpc);
+void rpc_arena_deinit(struct rpc_arena *arena);
+/* NULL, and *ret_why, when the bytes are no message of that kind. */
+ProtobufCMessage *rpc_decode(struct rpc_arena *arena, const ProtobufCMessageDescriptor *descriptor,
+			     grpc_byte_buffer *buffer, const char **ret_why);
+/* 0, -EMSGSIZE or -ENOMEM. */
+int rpc_encode(const ProtobufCMessage *message, grpc_slice *ret_slice);
+
+/* rpc_server.c */
+void rpc_server_call_gone(struct rpc_server *server);
+void rpc_server_tick(struct rpc_server *server, uint64_t now_ms);
+
+/* rpc_standard.c */
+void rpc_standard_free(struct rpc_standard *standard);
+/* Serving changed: tell the watchers. */
+void rpc_standard_notify(struct rpc_standard *standard);
+/* The server stops: end the streams that are ours. */
+void rpc_standard_stop(struct rpc_standard *standard);
