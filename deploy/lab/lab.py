@@ -65,8 +65,8 @@ def parse_up(args):
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
     parser.add_argument("--agent-set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting for every agent's YAML, e.g. gmp.query_interval_ms=1000")
-    parser.add_argument("--controller-set", action="append", default=[], metavar="OPTION=VALUE",
-                        help="an option for the controller, e.g. hold-ms=3000")
+    parser.add_argument("--controller-set", action="append", default=[], metavar="KEY=VALUE",
+                        help="the same for the controller, e.g. hold_ms=3000")
     o = parser.parse_args(args)
     for what, value, limit in (("nodes", o.nodes, topo.MAX_NODES),
                                ("ports", o.ports, topo.MAX_PORTS)):

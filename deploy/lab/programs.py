@@ -173,25 +173,33 @@ def agent_config(state, node):
     return config
 
 
-def write_agent_config(state, node):
-    directory = RUN / node
-    (directory / "state").mkdir(parents=True, exist_ok=True)
-    path = directory / "agent.yaml"
-    path.write_text("\n".join(yaml_lines(agent_config(state, node))) + "\n")
-    return path
+def controller_config(state, name):
+    config = {
+        "name": name,
+        "listen": [f"{topo.controller_address(name)}:{PORT}"],
+        "store": state["store"],
+    }
+    apply_settings(config, state["controller_set"])
+    return config
+
+
+def write_config(name, kind, config):
+    directory = RUN / name
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{kind}.yaml"
+    path.write_text("\n".join(yaml_lines(config)) + "\n")
+    return str(path)
 
 
 def start_agent(state, node):
-    return spawn(node, "agent", [program("mcmesh-agent"), "--config",
-                                 str(write_agent_config(state, node))])
+    (RUN / node / "state").mkdir(parents=True, exist_ok=True)
+    config = write_config(node, "agent", agent_config(state, node))
+    return spawn(node, "agent", [program("mcmesh-agent"), "--config", config])
 
 
 def start_controller(state, name):
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in
-               (item.split("=", 1) for item in state["controller_set"])]
-    return spawn(name, "controller", [
-        program("mcmesh-controller"), "--insecure",
-        f"--listen={topo.controller_address(name)}:{PORT}", f"--store={state['store']}", *options])
+    config = write_config(name, "controller", controller_config(state, name))
+    return spawn(name, "controller", [program("mcmesh-controller"), "--config", config])
 
 
 # ---- mcmeshctl --------------------------------------------------------------
