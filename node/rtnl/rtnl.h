@@ -53,9 +53,9 @@ const struct rtnl_link *rtnl_link_by_index(const struct rtnl *rtnl, uint32_t ifi
 bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr);
 
 struct rtnl_vxlan_options {
-	const char *name;   /* "mcmesh0" */
-	uint16_t udp_port;  /* 4797 */
-	uint32_t mtu;	    /* 0: the largest, so that the outer packet is fragmented, not dropped */
+	const char *name;  /* "mcmesh0" */
+	uint16_t udp_port; /* 4797 */
+	uint32_t mtu;	   /* 0: the largest, so that the outer packet is fragmented, not dropped */
 };
 
 /*
