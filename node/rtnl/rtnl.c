@@ -17,7 +17,7 @@
  *
  * One owner, no thread, no clock.
  */
-#include "node/rtnl/internal.h"
+#include "node/rtnl/rtnl.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 
 #include "common/cleanup.h"
+#include "node/rtnl/internal.h"
 
 #define RCVBUF_BYTES	  (4 * 1024 * 1024)
 #define RCVBUF_MAX_BYTES  (64 * 1024 * 1024)
