@@ -44,6 +44,7 @@ struct uplink {
 	size_t n_controllers;
 	uint64_t retry_ms; /* IDLE */
 	unsigned int failures;
+	bool outage_told;
 	uint64_t random;
 	char detail[256];
 	char controller_name[128];
@@ -62,6 +63,7 @@ struct uplink {
 	struct member *cursor; /* next row of the full report */
 
 	bool ack_due;
+	bool moved; /* the mirror took something since the last uplink_applied() */
 	uint64_t acked_ms;
 	uint64_t counters[UPLINK_C_COUNT];
 };
@@ -429,9 +431,13 @@ static void ack_if_due(struct uplink *u, uint64_t now_ms)
 	ack_send(&build);
 }
 
-void uplink_applied(struct uplink *u, uint64_t now_ms)
+bool uplink_applied(struct uplink *u, uint64_t now_ms)
 {
+	bool moved = u->moved;
+
+	u->moved = false;
 	ack_if_due(u, now_ms);
+	return moved;
 }
 
 /* ---- session ---------------------------------------------------------------- */
@@ -543,8 +549,9 @@ static void go_idle(struct uplink *u, uint64_t now_ms, uint64_t wait_ms, const c
 		u->full_running = false;
 		u->full_due = true;
 	}
-	if (was_up) {
-		u->controller_name[0] = '\0';
+	u->controller_name[0] = '\0';
+	if (was_up || !u->outage_told) {
+		u->outage_told = true;
 		u->ops.session(NULL, u->detail, u->userdata);
 	}
 }
@@ -600,6 +607,7 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	}
 	u->state = UP;
 	u->failures = 0;
+	u->outage_told = false;
 	u->detail[0] = '\0';
 	u->heartbeat_ms = w->heartbeat_ms ? w->heartbeat_ms : 1000;
 	snprintf(u->controller_name, sizeof(u->controller_name), "%s",
@@ -638,6 +646,7 @@ static void on_applied(struct uplink *u, int r, enum uplink_counter counter, uin
 	if (r == 0) {
 		u->counters[counter]++;
 		u->ack_due = true;
+		u->moved = true;
 		return;
 	}
 	if (r == MIRROR_E_GAP) {

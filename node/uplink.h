@@ -68,7 +68,8 @@ struct uplink_ops {
 	void (*query)(const Mcmesh__V1__Query *query, void *userdata);
 	/* A new log: what was saved of the old one's positions is void. */
 	void (*epoch)(const uint8_t epoch[EPOCH_LEN], void *userdata);
-	/* The session began (controller) or ended (NULL, with the reason). */
+	/* The session began (controller), or ended or could not be had (NULL, with
+	 * the reason; once until one begins). */
 	void (*session)(const char *controller, const char *reason, void *userdata);
 	/* A quota refused this member. */
 	void (*refused)(uint32_t segment, const struct addr *group, const char *reason,
@@ -92,8 +93,9 @@ void uplink_closed(struct uplink *uplink, int status, const char *text, uint64_t
 /* Sends the report that is due, if none is in flight. */
 void uplink_flush(struct uplink *uplink, uint64_t now_ms);
 
-/* Everything that the mirror took so far is in the kernel's maps. */
-void uplink_applied(struct uplink *uplink, uint64_t now_ms);
+/* Everything that the mirror took so far is in the kernel's maps. Returns
+ * whether that is more than at the last call: the position is to be saved. */
+bool uplink_applied(struct uplink *uplink, uint64_t now_ms);
 
 void uplink_answer(struct uplink *uplink, Mcmesh__V1__Answer *answer, uint64_t now_ms);
 

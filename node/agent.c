@@ -1,0 +1,685 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/agent.h"
+
+/*
+ * DOC: mcmesh-agent
+ *
+ * One thread, one sd-event loop, one owner of all state. gRPC's queue thread
+ * only posts to the loop (common/rpc.h).
+ *
+ *   rtnl ──links──► ports.c ──► datapath (attach) and engine (port)
+ *   punt ring ──frames──► engine (gmp/) ──effects──► fib ──entries──► datapath
+ *                                        └─queries─► AF_PACKET
+ *   fib ──member──► uplink ══Sync══► controller
+ *   controller ══Sync══► uplink ──► mirror ──remote filters──► fib
+ *
+ * Engine, fib, mirror and uplink are pure: they know neither this file nor a
+ * clock. This file moves facts between them and executes what comes out. Every
+ * callback ends in agent_settle(), which does so in an order that matters:
+ *
+ *   1. effects of the engine become filters in the fib;
+ *   2. the fib's differences are written to the kernel's maps;
+ *   3. only now a VTEP that no entry names is removed, the position in the log
+ *      is saved, the revision acknowledged and the members reported.
+ *
+ * So a crash at any point leaves maps that are at least as new as the position
+ * saved with them, and changes that are applied twice are harmless.
+ *
+ * Start. The pinned maps are the saved state: the fib turns entries back into
+ * the filters of ports and nodes, which seed the engine and the mirror. Ports
+ * and nodes that are no more are taken out, then the ring is read from where
+ * the last agent stopped. No entry is ever emptied first.
+ */
+#include "node/agent_internal.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <sodium/randombytes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+
+uint64_t agent_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+bool agent_has_segment(const struct agent *a, uint32_t segment)
+{
+	for (size_t i = 0; i < a->config->n_ports; i++) {
+		if (a->config->ports[i].segment == segment)
+			return true;
+	}
+	return false;
+}
+
+/* ---- fib and mirror: changes out -------------------------------------------- */
+
+static int on_route_set(const struct datapath_route *route, void *userdata)
+{
+	struct agent *a = userdata;
+	int r = datapath_route_set(a->datapath, route);
+
+	if (r < 0)
+		log_warning("A forwarding entry could not be written; tried again: raise "
+			    "limits.routes or limits.lists if this stays. segment=%u err=%s",
+			    route->segment, strerror(-r));
+	return r;
+}
+
+static int on_route_del(uint32_t segment, const struct addr *group, const struct addr *source,
+			void *userdata)
+{
+	struct agent *a = userdata;
+
+	return datapath_route_del(a->datapath, DATAPATH_ROUTE_GROUP, segment, group, source);
+}
+
+static void on_member(uint32_t segment, const struct addr *group, const struct filter *filter,
+		      void *userdata)
+{
+	struct agent *a = userdata;
+
+	if (a->adopting)
+		mirror_seed_own(a->mirror, segment, group, filter);
+	if (uplink_member_set(a->uplink, segment, group, filter) < 0)
+		log_error("A membership could not be reported: out of memory.");
+}
+
+static const struct fib_ops fib_ops = {
+	.route_set = on_route_set,
+	.route_del = on_route_del,
+	.member = on_member,
+};
+
+static void on_remote_add(const struct addr *vtep, const char *node, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_remote *remote;
+	char text[ADDR_TEXT_MAX];
+	int r;
+
+	HASH_FIND(hh, a->remotes, vtep, sizeof(*vtep), remote);
+	if (!remote) {
+		remote = calloc(1, sizeof(*remote));
+		if (!remote)
+			return;
+		remote->vtep = *vtep;
+		HASH_ADD(hh, a->remotes, vtep, sizeof(remote->vtep), remote);
+	}
+	remote->references++;
+	remote->going = false;
+	r = datapath_remote_set(a->datapath, vtep, node);
+	if (r < 0)
+		log_error("A node cannot be reached: raise limits.remotes. node=%s vtep=%s err=%s",
+			  node, addr_format(vtep, text), strerror(-r));
+	else if (!a->adopting)
+		log_info("Node is known. node=%s vtep=%s", node, addr_format(vtep, text));
+}
+
+static void on_remote_del(const struct addr *vtep, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_remote *remote;
+
+	HASH_FIND(hh, a->remotes, vtep, sizeof(*vtep), remote);
+	if (!remote || --remote->references)
+		return;
+	remote->going = true;
+	a->remotes_going = true;
+}
+
+static void on_remote_member(uint32_t segment, const struct addr *group, const struct addr *vtep,
+			     const struct filter *filter, void *userdata)
+{
+	struct agent *a = userdata;
+
+	if (fib_remote_set(a->fib, segment, group, vtep, filter) < 0)
+		log_error("A remote member could not be taken: out of memory.");
+}
+
+static const struct mirror_ops mirror_ops = {
+	.remote_add = on_remote_add,
+	.remote_del = on_remote_del,
+	.member = on_remote_member,
+};
+
+/* ---- engine: effects -------------------------------------------------------- */
+
+static void send_frame(struct agent *a, uint32_t ifindex, const uint8_t *frame, size_t len)
+{
+	struct sockaddr_ll to = {
+		.sll_family = AF_PACKET,
+		.sll_ifindex = (int)ifindex,
+		.sll_halen = ETH_ALEN,
+	};
+
+	memcpy(to.sll_addr, frame, ETH_ALEN);
+	if (sendto(a->query_fd, frame, len, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to)) < 0)
+		a->queries_failed++;
+}
+
+static void membership_effect(struct agent *a, const struct gmp_fx_item *item)
+{
+	struct agent_port *port = agent_port_find(a, item->port);
+	struct filter filter = FILTER_NULL;
+
+	agent_watch_membership(a, item->port, &item->group);
+	/* Link-local groups go to every port of the segment: no entry decides. */
+	if (!port || addr_is_link_local_group(&item->group))
+		return;
+	if (gmp_membership_filter(a->gmp, item->port, &item->group, &filter) < 0 ||
+	    fib_local_set(a->fib, port->segment, &item->group, item->port, &filter) < 0)
+		log_error("A membership could not be applied: out of memory. port=%s", port->name);
+	filter_deinit(&filter);
+}
+
+static void report_effect(struct agent *a, const struct gmp_fx_item *item)
+{
+	struct agent_port *from = agent_port_find(a, item->port), *port, *next;
+
+	if (!from)
+		return;
+	HASH_ITER (hh, a->ports, port, next) {
+		if (port != from && port->in_engine && port->segment == from->segment &&
+		    gmp_port_is_router(a->gmp, port->ifindex))
+			send_frame(a, port->ifindex, gmp_fx_frame(&a->fx, item), item->frame_len);
+	}
+}
+
+static void routers_write(struct agent *a, uint32_t segment)
+{
+	uint32_t *ports = calloc(HASH_COUNT(a->ports) + 1, sizeof(*ports));
+	struct datapath_route route = {
+		.kind = DATAPATH_ROUTE_ROUTERS,
+		.segment = segment,
+		.ports = ports,
+	};
+	struct agent_port *port, *next;
+
+	if (!ports)
+		return;
+	HASH_ITER (hh, a->ports, port, next) {
+		if (port->in_engine && port->segment == segment &&
+		    gmp_port_is_router(a->gmp, port->ifindex))
+			ports[route.n_ports++] = port->ifindex;
+	}
+	if (datapath_route_set(a->datapath, &route) < 0)
+		log_warning("The router ports could not be written. segment=%u", segment);
+	free(ports);
+}
+
+static void router_effect(struct agent *a, const struct gmp_fx_item *item)
+{
+	struct agent_port *port = agent_port_find(a, item->port);
+
+	if (!port)
+		return;
+	log_info("Port %s a router port. port=%s", item->on ? "is" : "is no longer", port->name);
+	routers_write(a, port->segment);
+	agent_watch_port(a, port, false);
+}
+
+static void effects_run(struct agent *a)
+{
+	for (size_t i = 0; i < a->fx.n; i++) {
+		const struct gmp_fx_item *item = &a->fx.items[i];
+
+		switch (item->type) {
+		case GMP_FX_MEMBERSHIP:
+			membership_effect(a, item);
+			break;
+		case GMP_FX_QUERY:
+			send_frame(a, item->port, gmp_fx_frame(&a->fx, item), item->frame_len);
+			break;
+		case GMP_FX_ROUTER:
+			router_effect(a, item);
+			break;
+		case GMP_FX_REPORT:
+			report_effect(a, item);
+			break;
+		case GMP_FX_TRACE:
+			break;
+		}
+	}
+	gmp_fx_clear(&a->fx);
+}
+
+/* ---- settle ----------------------------------------------------------------- */
+
+static void save_revision(uint32_t segment, uint64_t revision, void *userdata)
+{
+	struct agent *a = userdata;
+	struct datapath_segment s = { .id = segment, .revision = revision };
+
+	if (datapath_segment_set(a->datapath, &s) < 0)
+		log_warning("The position in the log could not be saved. segment=%u", segment);
+}
+
+static void remotes_sweep(struct agent *a)
+{
+	struct agent_remote *remote, *next;
+	char text[ADDR_TEXT_MAX];
+
+	if (!a->remotes_going)
+		return;
+	a->remotes_going = false;
+	HASH_ITER (hh, a->remotes, remote, next) {
+		if (!remote->going)
+			continue;
+		log_info("Node is gone. vtep=%s", addr_format(&remote->vtep, text));
+		datapath_remote_del(a->datapath, &remote->vtep);
+		HASH_DEL(a->remotes, remote);
+		free(remote);
+	}
+}
+
+static uint64_t min_u64(uint64_t x, uint64_t y)
+{
+	return x < y ? x : y;
+}
+
+static void timer_arm(struct agent *a)
+{
+	uint64_t next = min_u64(gmp_next_ms(a->gmp), uplink_next_ms(a->uplink));
+
+	next = min_u64(next, agent_ports_next_ms(a));
+	next = min_u64(next, datapath_next_ms(a->datapath));
+	if (a->flush_retry_ms)
+		next = min_u64(next, a->flush_retry_ms);
+	if (next == UINT64_MAX) {
+		sd_event_source_set_enabled(a->timer, SD_EVENT_OFF);
+		return;
+	}
+	sd_event_source_set_time(a->timer, next * 1000);
+	sd_event_source_set_enabled(a->timer, SD_EVENT_ONESHOT);
+}
+
+void agent_settle(struct agent *a)
+{
+	uint64_t now_ms = agent_now_ms();
+
+	effects_run(a);
+	if (fib_flush(a->fib)) {
+		/* Not everything is in the maps: no acknowledgement, the old position. */
+		a->flush_retry_ms = now_ms + AGENT_RETRY_MS;
+	} else {
+		a->flush_retry_ms = 0;
+		remotes_sweep(a);
+		if (uplink_applied(a->uplink, now_ms))
+			mirror_segments_walk(a->mirror, save_revision, a);
+	}
+	uplink_flush(a->uplink, now_ms);
+	uplink_expire(a->uplink, now_ms);
+	timer_arm(a);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct agent *a = userdata;
+	uint64_t now_ms = agent_now_ms();
+
+	/* Bounded by the engine; the timer comes back at once while there is more. */
+	gmp_expire(a->gmp, now_ms, &a->fx);
+	agent_ports_expire(a, now_ms);
+	datapath_tick(a->datapath, now_ms);
+	return 0;
+}
+
+static int on_post(sd_event_source *source, void *userdata)
+{
+	agent_settle(userdata);
+	return 0;
+}
+
+/* ---- punted frames ---------------------------------------------------------- */
+
+static void on_punt(const struct datapath_punt *punt, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_port *port = agent_port_find(a, punt->ifindex);
+
+	if (!port || port->generation != punt->generation || !port->in_engine) {
+		a->punts_stale++;
+		return;
+	}
+	gmp_input(a->gmp, punt->ifindex, punt->frame, punt->len, agent_now_ms(), &a->fx);
+}
+
+static int on_punt_ready(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+	struct agent *a = userdata;
+
+	datapath_punt_consume(a->datapath, AGENT_PUNT_BATCH, on_punt, a);
+	return 0;
+}
+
+static int on_rtnl_ready(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+	struct agent *a = userdata;
+	int r = rtnl_dispatch(a->rtnl);
+
+	if (r < 0)
+		log_warning("Interface events could not be read; tried again. err=%s", strerror(-r));
+	return 0;
+}
+
+/* ---- start ------------------------------------------------------------------ */
+
+static int adopt_route(const struct datapath_route *route, void *userdata)
+{
+	struct agent *a = userdata;
+
+	return fib_adopt(a->fib, route);
+}
+
+static int adopt_remote(const struct addr *vtep, const char *node, void *userdata)
+{
+	struct agent *a = userdata;
+
+	return mirror_seed_node(a->mirror, node, vtep);
+}
+
+static int adopt_segment(const struct datapath_segment *segment, void *userdata)
+{
+	struct agent *a = userdata;
+
+	if (segment->id && !agent_has_segment(a, segment->id))
+		return 0;
+	mirror_seed_revision(a->mirror, segment->id, segment->revision);
+	return 0;
+}
+
+static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_adopted *saved;
+
+	if (!adopted->port) {
+		mirror_seed_member(a->mirror, adopted->segment, adopted->group, adopted->vtep,
+				   adopted->filter);
+		return;
+	}
+	saved = calloc(1, sizeof(*saved));
+	if (!saved || filter_copy(&saved->filter, adopted->filter) < 0) {
+		free(saved);
+		return;
+	}
+	saved->port = adopted->port;
+	saved->group = *adopted->group;
+	saved->next = a->adopted;
+	a->adopted = saved;
+}
+
+static int adopt_maps(struct agent *a)
+{
+	struct datapath_meta meta;
+	int r;
+
+	mirror_seed_self(a->mirror, &a->config->vtep);
+	if (!datapath_adopted(a->datapath))
+		return 0;
+	r = datapath_meta_get(a->datapath, &meta);
+	if (r < 0)
+		return r;
+	mirror_epoch_set(a->mirror, meta.epoch);
+	r = datapath_remotes_walk(a->datapath, adopt_remote, a);
+	if (r >= 0)
+		r = datapath_routes_walk(a->datapath, adopt_route, a);
+	if (r >= 0)
+		r = fib_adopt_done(a->fib, adopt_receiver, a);
+	if (r >= 0)
+		r = datapath_segments_walk(a->datapath, adopt_segment, a);
+	return r;
+}
+
+struct stale_ports {
+	struct agent *a;
+	uint32_t ifindex[256];
+	size_t n;
+};
+
+static int stale_port(const struct datapath_port *port, void *userdata)
+{
+	struct stale_ports *stale = userdata;
+
+	if (!agent_port_find(stale->a, port->ifindex) && stale->n < ARRAY_SIZE(stale->ifindex))
+		stale->ifindex[stale->n++] = port->ifindex;
+	return 0;
+}
+
+/* Ports that the previous agent had and that are no more, or no longer ours. */
+static void adopt_finish(struct agent *a)
+{
+	struct agent_adopted *saved;
+
+	while ((saved = a->adopted)) {
+		a->adopted = saved->next;
+		if (!agent_port_find(a, saved->port))
+			fib_port_forget(a->fib, saved->port);
+		filter_deinit(&saved->filter);
+		free(saved);
+	}
+	effects_run(a);
+	fib_flush(a->fib);
+	for (;;) {
+		struct stale_ports stale = { .a = a };
+
+		datapath_ports_walk(a->datapath, stale_port, &stale);
+		for (size_t i = 0; i < stale.n; i++)
+			datapath_port_detach(a->datapath, stale.ifindex[i]);
+		if (stale.n < ARRAY_SIZE(stale.ifindex))
+			break;
+	}
+	for (size_t i = 0; i < a->config->n_ports; i++)
+		agent_all_ports_write(a, a->config->ports[i].segment);
+	a->adopting = false;
+}
+
+static int segments_init(struct agent *a)
+{
+	struct datapath_segment none = { .id = 0 };
+	int r = 0;
+
+	for (size_t i = 0; i < a->config->n_ports && r >= 0; i++)
+		r = mirror_segment_add(a->mirror, a->config->ports[i].segment);
+	if (r < 0 || datapath_adopted(a->datapath))
+		return r;
+	r = datapath_segment_set(a->datapath, &none);
+	for (size_t i = 0; i < a->config->n_ports && r >= 0; i++) {
+		struct datapath_segment s = { .id = a->config->ports[i].segment };
+
+		r = datapath_segment_set(a->datapath, &s);
+	}
+	return r;
+}
+
+static int engines_init(struct agent *a)
+{
+	struct uplink_options options = {
+		.node = a->config->node,
+		.vtep = a->config->vtep,
+		.start_count = a->identity.start_count,
+		.controllers = (const char *const *)a->config->controllers,
+		.whole_at_ms = 0,
+	};
+	int r;
+
+	memcpy(options.instance, a->identity.instance, sizeof(options.instance));
+	randombytes_buf(&options.seed, sizeof(options.seed));
+	/* Nothing was restored: what hosts want is known after one query and its
+	 * response interval; until then nothing is withdrawn. */
+	if (!datapath_adopted(a->datapath))
+		options.whole_at_ms = agent_now_ms() + a->config->gmp.query_response_interval_ms;
+	r = gmp_new(&a->gmp);
+	if (r >= 0)
+		r = fib_new(&fib_ops, a, &a->fib);
+	if (r >= 0)
+		r = mirror_new(a->config->node, &mirror_ops, a, &a->mirror);
+	if (r >= 0)
+		r = uplink_new(&options, &agent_link_ops, a, a->mirror, agent_now_ms(), &a->uplink);
+	return r;
+}
+
+static int loop_init(struct agent *a)
+{
+	int r = sd_event_default(&a->event);
+
+	if (r >= 0)
+		r = rpc_new_on_event(a->event, &a->rpc);
+	if (r >= 0)
+		r = sd_event_add_signal(a->event, NULL, SIGTERM, NULL, NULL);
+	if (r >= 0)
+		r = sd_event_add_signal(a->event, NULL, SIGINT, NULL, NULL);
+	if (r >= 0)
+		r = sd_event_add_time(a->event, &a->timer, CLOCK_MONOTONIC, UINT64_MAX, 500, on_timer,
+				      a);
+	if (r >= 0)
+		r = sd_event_add_post(a->event, &a->post, on_post, a);
+	if (r < 0)
+		return r;
+	a->query_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return a->query_fd < 0 ? -errno : 0;
+}
+
+static int sources_init(struct agent *a)
+{
+	int r = sd_event_add_io(a->event, NULL, datapath_punt_fd(a->datapath), EPOLLIN,
+				on_punt_ready, a);
+
+	if (r >= 0)
+		r = sd_event_add_io(a->event, NULL, rtnl_fd(a->rtnl), EPOLLIN, on_rtnl_ready, a);
+	return r;
+}
+
+static int start(struct agent *a, char why[AGENT_WHY_MAX])
+{
+	char text[ADDR_TEXT_MAX];
+	int r;
+
+	why[0] = '\0';
+	r = identity_start(a->config->state_dir, &a->identity, why);
+	if (r >= 0)
+		r = datapath_open(&a->config->datapath, &a->datapath, why);
+	if (r >= 0)
+		r = loop_init(a);
+	if (r >= 0)
+		r = engines_init(a);
+	if (r >= 0)
+		r = rtnl_new(&agent_rtnl_ops, a, &a->rtnl);
+	if (r >= 0)
+		r = segments_init(a);
+	a->adopting = true;
+	if (r >= 0)
+		r = adopt_maps(a);
+	if (r >= 0)
+		r = rtnl_dump(a->rtnl);
+	if (r >= 0)
+		r = agent_overlay_ensure(a, why);
+	if (r < 0)
+		return r;
+	adopt_finish(a);
+	if (!rtnl_has_address(a->rtnl, &a->config->vtep))
+		log_warning("vtep is not an address of this node: other nodes' copies cannot arrive "
+			    "until it is. vtep=%s",
+			    addr_format(&a->config->vtep, text));
+	if (!HASH_COUNT(a->ports))
+		log_warning("No interface matches a port pattern yet; the agent waits for one.");
+	r = agent_link_new(a, &a->link);
+	if (r >= 0)
+		r = sources_init(a);
+	if (r >= 0)
+		r = agent_service_start(a, why);
+	return r;
+}
+
+int agent_new(const struct node_config *config, struct agent **ret_agent, char why[AGENT_WHY_MAX])
+{
+	struct agent *a = calloc(1, sizeof(*a));
+	int r;
+
+	if (!a)
+		return -ENOMEM;
+	a->config = config;
+	a->query_fd = -1;
+	r = start(a, why);
+	if (r < 0) {
+		if (!why[0])
+			snprintf(why, AGENT_WHY_MAX, "the agent could not start: %s", strerror(-r));
+		agent_free(a);
+		return r;
+	}
+	*ret_agent = a;
+	return 0;
+}
+
+int agent_run(struct agent *a)
+{
+	agent_settle(a);
+	log_info("Agent runs. node=%s ports=%u attach=%s adopted=%s", a->config->node,
+		 HASH_COUNT(a->ports), datapath_attach_name(a->datapath),
+		 datapath_adopted(a->datapath) ? "yes" : "no");
+	sd_notify(0, "READY=1");
+	return sd_event_loop(a->event);
+}
+
+static void drained(void *userdata)
+{
+	*(bool *)userdata = true;
+}
+
+static void server_stop(struct agent *a)
+{
+	bool stopped = false;
+
+	rpc_server_shutdown(a->server, 100, drained, &stopped);
+	for (int i = 0; i < 100 && !stopped; i++) {
+		if (sd_event_run(a->event, 20000) < 0)
+			break;
+	}
+	rpc_server_free(a->server);
+}
+
+void agent_free(struct agent *a)
+{
+	struct agent_remote *remote, *next;
+
+	if (!a)
+		return;
+	/* Nothing settles any more: what is in the maps stays as it is. */
+	sd_event_source_disable_unref(a->post);
+	sd_event_source_disable_unref(a->timer);
+	agent_link_free(a->link);
+	if (a->server)
+		server_stop(a);
+	if (a->rpc)
+		rpc_free(a->rpc);
+	agent_ports_free(a);
+	HASH_ITER (hh, a->remotes, remote, next) {
+		HASH_DEL(a->remotes, remote);
+		free(remote);
+	}
+	rtnl_free(a->rtnl);
+	uplink_free(a->uplink);
+	mirror_free(a->mirror);
+	fib_free(a->fib);
+	gmp_free(a->gmp);
+	gmp_fx_deinit(&a->fx);
+	sd_event_unref(a->event);
+	datapath_close(a->datapath);
+	if (a->query_fd >= 0)
+		close(a->query_fd);
+	free(a);
+}

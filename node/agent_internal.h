@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * What the agent's files share. One thread owns all of it; see agent.c.
+ */
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <net/if.h>
+#include <systemd/sd-event.h>
+#include <uthash.h>
+
+#include "common/rpc.h"
+#include "mcmesh/v1/agent.pb-c.h"
+#include "node/agent.h"
+#include "node/datapath/datapath.h"
+#include "node/fib.h"
+#include "node/gmp/gmp.h"
+#include "node/identity.h"
+#include "node/mirror.h"
+#include "node/rtnl/rtnl.h"
+#include "node/uplink.h"
+
+#define AGENT_PUNT_BATCH	512  /* frames a loop turn, so that nothing else waits long */
+#define AGENT_CARRIER_HOLD_MS	1000 /* a link that flaps keeps its memberships */
+#define AGENT_RETRY_MS		1000 /* a failed attach or map write is tried again */
+#define AGENT_MAX_WATCHERS	64
+
+struct agent_port {
+	uint32_t ifindex; /* key; also the engine's port number */
+	char name[IFNAMSIZ];
+	uint32_t segment;
+	uint32_t bridge;
+	uint32_t generation;
+	uint8_t mac[6];
+	bool attached;
+	bool carrier;
+	bool in_engine;
+	uint64_t carrier_lost_ms; /* 0: not waiting */
+	uint64_t retry_ms;	  /* 0: not waiting; not attached, tried again then */
+	char detail[DATAPATH_WHY_MAX];
+	UT_hash_handle hh;
+};
+
+/* A membership that the maps had when the agent started. */
+struct agent_adopted {
+	uint32_t port;
+	struct addr group;
+	struct filter filter;
+	struct agent_adopted *next;
+};
+
+/* Nodes can share a VTEP for a moment (a rename): the last one out counts. */
+struct agent_remote {
+	struct addr vtep;
+	uint32_t references;
+	bool going; /* no reference: to be taken out after the next flush */
+	UT_hash_handle hh;
+};
+
+struct agent {
+	const struct node_config *config;
+	struct identity identity;
+	sd_event *event;
+	sd_event_source *timer;
+	sd_event_source *post;
+	struct rpc *rpc;
+	struct rpc_server *server;
+	struct datapath *datapath;
+	struct rtnl *rtnl;
+	struct gmp *gmp;
+	struct gmp_fx fx;
+	struct fib *fib;
+	struct mirror *mirror;
+	struct uplink *uplink;
+	struct agent_link *link;
+	int query_fd; /* AF_PACKET: queries and proxied reports go out here */
+	uint32_t overlay_ifindex;
+	uint64_t overlay_retry_ms; /* 0: the device is there */
+
+	struct agent_port *ports;
+	struct agent_remote *remotes;
+	struct agent_adopted *adopted;
+	bool adopting;
+	bool remotes_going;
+	uint64_t flush_retry_ms; /* 0: everything is in the maps */
+
+	struct rpc_call *watchers[AGENT_MAX_WATCHERS];
+	uint64_t punts_stale; /* frames of ports that are gone */
+	uint64_t queries_failed;
+};
+
+uint64_t agent_now_ms(void);
+
+/* Ends every callback that may have changed something: executes effects,
+ * writes the maps, reports, acknowledges, arms the timer. */
+void agent_settle(struct agent *agent);
+
+/* The segments that the port patterns name; 0-terminated walk by index. */
+bool agent_has_segment(const struct agent *agent, uint32_t segment);
+
+/* ---- ports.c ---------------------------------------------------------------- */
+
+extern const struct rtnl_ops agent_rtnl_ops;
+
+struct agent_port *agent_port_find(const struct agent *agent, uint32_t ifindex);
+struct agent_port *agent_port_find_name(const struct agent *agent, const char *name);
+const char *agent_port_name(const struct agent *agent, uint32_t ifindex);
+void agent_ports_expire(struct agent *agent, uint64_t now_ms);
+uint64_t agent_ports_next_ms(const struct agent *agent);
+void agent_all_ports_write(struct agent *agent, uint32_t segment);
+void agent_ports_free(struct agent *agent);
+int agent_overlay_ensure(struct agent *agent, char why[AGENT_WHY_MAX]);
+
+/* ---- link.c: uplink on gRPC ------------------------------------------------- */
+
+int agent_link_new(struct agent *agent, struct agent_link **ret_link);
+void agent_link_free(struct agent_link *link);
+extern const struct uplink_ops agent_link_ops;
+
+/* ---- agent_service.c, agent_query.c ----------------------------------------- */
+
+int agent_service_start(struct agent *agent, char why[AGENT_WHY_MAX]);
+void agent_watch_membership(struct agent *agent, uint32_t port, const struct addr *group);
+void agent_watch_port(struct agent *agent, const struct agent_port *port, bool gone);
+
+void agent_query_answer(struct agent *agent, const Mcmesh__V1__Query *query);
+
+/* Route messages from the kernel's maps; the caller frees with
+ * agent_routes_free(). segment 0 and group NULL: any. */
+int agent_routes_read(struct agent *agent, uint32_t segment, const struct addr *group,
+		      Mcmesh__V1__Route ***ret_routes, size_t *ret_n);
+void agent_routes_free(Mcmesh__V1__Route **routes, size_t n);
+
+/* ---- explain.c -------------------------------------------------------------- */
+
+struct agent_explanation {
+	bool delivered;
+	char **reasons;
+	size_t n_reasons;
+};
+
+int agent_explain(struct agent *agent, const char *port, const struct addr *group,
+		  const struct addr *source, struct agent_explanation *ret_explanation);
+void agent_explanation_deinit(struct agent_explanation *explanation);

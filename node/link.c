@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/agent_internal.h"
+
+/*
+ * The uplink's stream on gRPC. One channel per attempt: a channel that was to a
+ * dead controller has back-off of its own, which is not wanted here.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+
+#define LINK_PATH "/mcmesh.v1.NodeService/Sync"
+
+struct agent_link {
+	struct agent *agent;
+	struct rpc_channel *channel;
+	struct rpc_call *call;	   /* the current stream, or NULL */
+	sd_event_source *deferred; /* uplink inputs must not come from inside its ops */
+};
+
+static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	struct agent_link *link = rpc_call_userdata(call);
+
+	if (link && message)
+		uplink_message(link->agent->uplink, (const Mcmesh__V1__ControllerMessage *)message,
+			       agent_now_ms());
+}
+
+static void on_close(struct rpc_call *call, int status, const char *text)
+{
+	struct agent_link *link = rpc_call_userdata(call);
+
+	if (!link)
+		return; /* we left it before */
+	link->call = NULL;
+	uplink_closed(link->agent->uplink, status, text, agent_now_ms());
+}
+
+static const struct rpc_call_ops call_ops = {
+	.on_message = on_message,
+	.on_close = on_close,
+};
+
+static void link_disconnect(void *userdata)
+{
+	struct agent_link *link = ((struct agent *)userdata)->link;
+
+	if (link->call) {
+		rpc_call_set_userdata(link->call, NULL);
+		rpc_call_cancel(link->call);
+		link->call = NULL;
+	}
+	rpc_channel_free(link->channel);
+	link->channel = NULL;
+	sd_event_source_set_enabled(link->deferred, SD_EVENT_OFF);
+}
+
+/* The next loop turn: the stream is ready for the Hello, or never will be. */
+static int on_deferred(sd_event_source *source, void *userdata)
+{
+	struct agent_link *link = userdata;
+
+	if (link->call)
+		uplink_opened(link->agent->uplink, agent_now_ms());
+	else
+		uplink_closed(link->agent->uplink, RPC_UNAVAILABLE,
+			      "the address cannot be used: see controllers in the configuration",
+			      agent_now_ms());
+	return 0;
+}
+
+static void link_connect(const char *target, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_link *link = a->link;
+	struct rpc_channel_options options = { .target = target };
+
+	link_disconnect(a);
+	if (rpc_channel_new(a->rpc, &options, &link->channel) >= 0 &&
+	    rpc_channel_call(link->channel, LINK_PATH, &mcmesh__v1__controller_message__descriptor,
+			     &call_ops, 0, link, &link->call) < 0)
+		link->call = NULL;
+	sd_event_source_set_enabled(link->deferred, SD_EVENT_ONESHOT);
+}
+
+static void link_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
+{
+	struct agent_link *link = ((struct agent *)userdata)->link;
+
+	if (link->call)
+		rpc_call_send(link->call, &message->base);
+}
+
+static void link_query(const Mcmesh__V1__Query *query, void *userdata)
+{
+	agent_query_answer(userdata, query);
+}
+
+static void reset_revision(uint32_t segment, uint64_t revision, void *userdata)
+{
+	struct agent *a = userdata;
+	struct datapath_segment s = { .id = segment, .revision = 0 };
+
+	datapath_segment_set(a->datapath, &s);
+}
+
+/* Positions first: a crash in between must not join them with the new epoch. */
+static void link_epoch(const uint8_t epoch[EPOCH_LEN], void *userdata)
+{
+	struct agent *a = userdata;
+	struct datapath_meta meta;
+
+	memcpy(meta.epoch, epoch, sizeof(meta.epoch));
+	mirror_segments_walk(a->mirror, reset_revision, a);
+	if (datapath_meta_set(a->datapath, &meta) < 0)
+		log_warning("The log's epoch could not be saved.");
+}
+
+static void link_session(const char *controller, const char *reason, void *userdata)
+{
+	if (controller)
+		log_info("Session with the controller. controller=%s", controller);
+	else
+		log_warning("No session with a controller; forwarding and local joins go on. "
+			    "why=\"%s\"",
+			    reason);
+}
+
+static void link_refused(uint32_t segment, const struct addr *group, const char *reason,
+			 void *userdata)
+{
+	char text[ADDR_TEXT_MAX];
+
+	log_warning("The controller refused a member. segment=%u group=%s why=\"%s\"", segment,
+		    addr_format(group, text), reason);
+}
+
+const struct uplink_ops agent_link_ops = {
+	.connect = link_connect,
+	.disconnect = link_disconnect,
+	.send = link_send,
+	.query = link_query,
+	.epoch = link_epoch,
+	.session = link_session,
+	.refused = link_refused,
+};
+
+int agent_link_new(struct agent *agent, struct agent_link **ret_link)
+{
+	struct agent_link *link = calloc(1, sizeof(*link));
+	int r;
+
+	if (!link)
+		return -ENOMEM;
+	link->agent = agent;
+	r = sd_event_add_defer(agent->event, &link->deferred, on_deferred, link);
+	if (r < 0) {
+		free(link);
+		return r;
+	}
+	sd_event_source_set_enabled(link->deferred, SD_EVENT_OFF);
+	*ret_link = link;
+	return 0;
+}
+
+void agent_link_free(struct agent_link *link)
+{
+	if (!link)
+		return;
+	link_disconnect(link->agent);
+	sd_event_source_disable_unref(link->deferred);
+	free(link);
+}
