@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * DOC: the kernel side of a node
+ *
+ * Two programs. mcmesh_port runs at the TC ingress of a workload's host-side
+ * device, mcmesh_overlay at the ingress of the collect_md VXLAN device:
+ *
+ *   classify.h   which class a packet has          (parse.h: from its bytes)
+ *   replicate.h  route → list → copies to ports and, from ports only, remotes
+ *   punt.h       IGMP and MLD → ring buffer → agent
+ *   drop.h       counters, and the one exit for what is dropped
+ *   maps.h       the maps; shared.h their layout, the agent's too
+ *
+ * The programs hold no state of a group and take no decision on membership:
+ * the agent computes for each (segment, group, source) the exact list of
+ * receivers, and a packet goes to the list of its source, else of its group,
+ * else where the segment sends what nobody joined. What came from the overlay
+ * is copied to ports and never to the overlay.
+ *
+ * Loads on 5.15 and later with nothing but the UAPI headers: no type
+ * information of a kernel is needed, at build time or at run time.
+ */
+#include <linux/bpf.h>
+#include <linux/errno.h>
+#include <bpf/bpf_helpers.h>
+
+#include "classify.h"
+#include "drop.h"
+#include "maps.h"
+#include "punt.h"
+#include "replicate.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Segment flags in one load; false when it is not there. */
+static __always_inline bool segment_find(__u32 id, struct dp_segment *ret_segment)
+{
+	struct dp_segment *s = bpf_map_lookup_elem(&segments, &id);
+
+	if (!s)
+		return false;
+	*(__u64 *)ret_segment = *(volatile __u64 *)s;
+	ret_segment->revision = 0;
+	return ret_segment->id == id;
+}
+
+static __always_inline void correct_mac(struct __sk_buff *skb, const struct packet *p)
+{
+	const __u16 *has = (const __u16 *)p->mac, *ought = (const __u16 *)p->group_mac;
+
+	if (has[0] == ought[0] && has[1] == ought[1] && has[2] == ought[2])
+		return;
+	bpf_skb_store_bytes(skb, 0, p->group_mac, ETH_ALEN, 0);
+	count_one(DP_COUNTER_MAC_CORRECTED, skb->len);
+}
+
+static __always_inline void key_of_kind(struct dp_route_key *key, __u32 segment, __u8 kind)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->segment = segment;
+	key->kind = kind;
+}
+
+/* To the list of every port. 0, or minus an enum dp_drop. */
+static __always_inline int send_link_local(struct __sk_buff *skb, struct replicate *r,
+					   __u32 segment)
+{
+	struct dp_route route;
+	int rc;
+
+	key_of_kind(&r->key, segment, DP_ROUTE_ALL);
+	rc = route_find(&r->key, &route);
+	if (rc == 0)
+		return -DP_DROP_NO_RECEIVER;
+	return rc < 0 ? rc : replicate(skb, r, &route);
+}
+
+/* Sets key and *ret_route to where data goes. 0, or minus an enum dp_drop. */
+static __always_inline int find_data_route(struct replicate *r, const struct packet *p,
+					   __u32 segment, __u32 len, struct dp_route *ret_route)
+{
+	struct dp_segment s;
+	int rc;
+
+	r->key = p->key;
+	r->key.segment = segment;
+	rc = route_find(&r->key, ret_route);
+	if (rc) {
+		count_one(DP_COUNTER_ROUTE_SOURCE, len);
+		return rc < 0 ? rc : 0;
+	}
+	__builtin_memset(r->key.source, 0, sizeof(r->key.source));
+	rc = route_find(&r->key, ret_route);
+	if (rc) {
+		count_one(DP_COUNTER_ROUTE_GROUP, len);
+		return rc < 0 ? rc : 0;
+	}
+
+	if (!segment_find(segment, &s))
+		return -DP_DROP_SEGMENT_UNKNOWN;
+	if (s.unregistered == DP_UNREGISTERED_DROP)
+		return -DP_DROP_UNREGISTERED;
+	key_of_kind(&r->key, segment,
+		    s.unregistered == DP_UNREGISTERED_FLOOD ? DP_ROUTE_ALL : DP_ROUTE_ROUTERS);
+	rc = route_find(&r->key, ret_route);
+	if (rc == 0)
+		return -DP_DROP_UNREGISTERED;
+	count_one(DP_COUNTER_ROUTE_UNREGISTERED, len);
+	return rc < 0 ? rc : 0;
+}
+
+/* 0, or minus an enum dp_drop. */
+static __always_inline int send_data(struct __sk_buff *skb, struct replicate *r,
+				     const struct packet *p, __u32 segment)
+{
+	struct dp_route route;
+	int rc;
+
+	rc = find_data_route(r, p, segment, skb->len, &route);
+	if (rc < 0)
+		return rc;
+	correct_mac(skb, p);
+	rc = replicate(skb, r, &route);
+	if (rc == -DP_DROP_NO_RECEIVER && r->key.kind != DP_ROUTE_GROUP)
+		return -DP_DROP_UNREGISTERED;
+	return rc;
+}
+
+/* To the agent, and to nobody else: hosts that hear another's report would
+ * keep silent (RFC 4541 2.1.1 (1)). 0, or minus an enum dp_drop. */
+static __always_inline int port_control(struct __sk_buff *skb, __u32 id,
+					const struct dp_port *port, struct dp_port_counters *c)
+{
+	int rc = punt_frame(skb, id, port);
+
+	count(rc < 0 ? &c->punt_lost : &c->punted, skb->len);
+	return rc;
+}
+
+/* Copies, and leaves the packet to the host as well. */
+static __always_inline int port_link_local(struct __sk_buff *skb, struct replicate *r,
+					   const struct packet *p, const struct dp_port *port)
+{
+	struct dp_segment s;
+	int rc;
+
+	r->to_remotes = segment_find(port->segment, &s) && s.link_local_remote;
+	r->skip_bridge = port->bridge;
+	correct_mac(skb, p);
+	rc = send_link_local(skb, r, port->segment);
+	if (rc < 0 && rc != -DP_DROP_NO_RECEIVER)
+		drop(skb, -rc);
+	count_one(DP_COUNTER_PASS_LINK_LOCAL, skb->len);
+	return VERDICT_UNTOUCHED;
+}
+
+SEC("tc")
+int mcmesh_port(struct __sk_buff *skb)
+{
+	struct replicate r = {};
+	struct dp_port_counters *c;
+	__u32 ifindex = skb->ifindex;
+	struct dp_port *port;
+	struct packet p;
+	__u32 *found, id;
+	int class, rc;
+
+	class = classify(skb, &p);
+	if (class == CLASS_OTHER)
+		return VERDICT_UNTOUCHED;
+	if (class == CLASS_DISCOVERY || class == CLASS_DHCPV6) {
+		count_one(class == CLASS_DHCPV6 ? DP_COUNTER_PASS_DHCPV6
+						: DP_COUNTER_PASS_DISCOVERY, skb->len);
+		return VERDICT_UNTOUCHED;
+	}
+
+	found = bpf_map_lookup_elem(&port_ids, &ifindex);
+	id = found ? *(volatile __u32 *)found : 0;
+	port = bpf_map_lookup_elem(&ports, &id);
+	c = bpf_map_lookup_elem(&port_counters, &id);
+	if (!port || !c || port->ifindex != ifindex) {
+		count_one(DP_COUNTER_PASS_PORT_UNKNOWN, skb->len);
+		return VERDICT_UNTOUCHED;
+	}
+	count(&c->rx, skb->len);
+	r.from_ifindex = ifindex;
+	if (class == CLASS_LINK_LOCAL)
+		return port_link_local(skb, &r, &p, port);
+	if (class == CLASS_CONTROL) {
+		rc = port_control(skb, id, port, c);
+	} else if (class == CLASS_DATA) {
+		r.to_remotes = 1;
+		rc = send_data(skb, &r, &p, port->segment);
+	} else {
+		rc = class;
+	}
+	if (rc < 0) {
+		count(&c->dropped, skb->len);
+		return drop(skb, -rc);
+	}
+	return VERDICT_CONSUMED;
+}
+
+/* Who sent it: *ret_vni, *ret_id. 0, or minus an enum dp_drop. */
+static __always_inline int overlay_sender(struct __sk_buff *skb, __u32 *ret_vni, __u32 *ret_id)
+{
+	struct bpf_tunnel_key key = {};
+	struct dp_remote *remote;
+	__u32 vtep[4] = {};
+	__u32 *found, id;
+	long rc;
+
+	rc = bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, 0);
+	if (rc == 0) {
+		vtep[2] = bpf_htonl(0xffff);
+		vtep[3] = bpf_htonl(key.remote_ipv4);
+	} else if (rc == -EPROTO &&
+		   bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, BPF_F_TUNINFO_IPV6) == 0) {
+		__builtin_memcpy(vtep, key.remote_ipv6, sizeof(vtep));
+	} else {
+		return -DP_DROP_OVERLAY_NO_TUNNEL;
+	}
+
+	found = bpf_map_lookup_elem(&vteps, vtep);
+	id = found ? *(volatile __u32 *)found : 0;
+	remote = bpf_map_lookup_elem(&remotes, &id);
+	if (!remote || !remote->in_use || *(__u64 *)remote->vtep != *(__u64 *)vtep ||
+	    *(__u64 *)(remote->vtep + 8) != *(__u64 *)(vtep + 2))
+		return -DP_DROP_OVERLAY_VTEP;
+	*ret_vni = key.tunnel_id;
+	*ret_id = id;
+	return 0;
+}
+
+/* 0, or minus an enum dp_drop. */
+static __always_inline int overlay_input(struct __sk_buff *skb)
+{
+	struct replicate r = {};
+	struct dp_remote_counters *c;
+	struct dp_segment s;
+	struct packet p;
+	__u32 vni, id;
+	int class, rc;
+
+	rc = overlay_sender(skb, &vni, &id);
+	if (rc < 0)
+		return rc;
+	c = bpf_map_lookup_elem(&remote_counters, &id);
+	if (c)
+		count(&c->rx, skb->len);
+	if (!vni || !segment_find(vni, &s))
+		return -DP_DROP_OVERLAY_SEGMENT;
+
+	class = classify(skb, &p);
+	switch (class) {
+	case CLASS_OTHER:
+		return -DP_DROP_OVERLAY_NOT_MULTICAST;
+	case CLASS_DISCOVERY:
+		return -DP_DROP_OVERLAY_DISCOVERY;
+	case CLASS_CONTROL:
+		return -DP_DROP_OVERLAY_CONTROL;
+	case CLASS_DHCPV6:
+		return -DP_DROP_OVERLAY_LINK_LOCAL;
+	case CLASS_LINK_LOCAL:
+		if (!s.link_local_remote)
+			return -DP_DROP_OVERLAY_LINK_LOCAL;
+		correct_mac(skb, &p);
+		return send_link_local(skb, &r, vni);
+	case CLASS_DATA:
+		return send_data(skb, &r, &p, vni);
+	default:
+		return class;
+	}
+}
+
+SEC("tc")
+int mcmesh_overlay(struct __sk_buff *skb)
+{
+	int rc = overlay_input(skb);
+
+	return rc < 0 ? drop(skb, -rc) : VERDICT_CONSUMED;
+}

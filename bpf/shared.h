@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+#pragma once
+
+/*
+ * What the BPF programs and the agent share: the layout of maps and punted
+ * records. Both compilers assert it. It is kept across upgrades under the pin
+ * directory MCMESH_LAYOUT: what changes a size, an offset or a meaning takes
+ * the next number.
+ *
+ * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d.
+ */
+#include <linux/types.h>
+
+#define MCMESH_LAYOUT "v1"
+
+#define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
+#define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
+#define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
+#define DP_NODE_NAME	 64   /* with the NUL */
+#define DP_COUNTERS	 128  /* room for both lists below */
+#define DP_COUNTER_DROPS 64   /* drop reason r counts at DP_COUNTER_DROPS + r */
+
+enum dp_route_kind {
+	DP_ROUTE_GROUP = 0,
+	DP_ROUTE_ALL = 1,
+	DP_ROUTE_ROUTERS = 2,
+};
+
+enum dp_unregistered {
+	DP_UNREGISTERED_ROUTERS = 0,
+	DP_UNREGISTERED_DROP = 1,
+	DP_UNREGISTERED_FLOOD = 2,
+};
+
+enum dp_drop {
+	DP_DROP_NONE = 0,
+#define DROP_REASON(id, name, doc) DP_DROP_##id,
+#include "drop_reasons.def"
+#undef DROP_REASON
+	DP_DROP_MAX
+};
+
+enum dp_counter {
+#define COUNTER(id, name, doc) DP_COUNTER_##id,
+#include "counters.def"
+#undef COUNTER
+	DP_COUNTER_MAX
+};
+
+/* Key of `routes`. Source all-zero: any. ALL and ROUTERS: both all-zero. */
+struct dp_route_key {
+	__u32 segment;
+	__u8 kind;
+	__u8 pad[3];
+	__u8 group[16];
+	__u8 source[16];
+} __attribute__((aligned(8)));
+
+/* Value of `routes`: read in one load. */
+struct dp_route {
+	__u32 first; /* chunk; never 0 */
+	__u32 seq;   /* as in each chunk of the list */
+} __attribute__((aligned(8)));
+
+/*
+ * Element of `lists`: a chunk of a receiver list. Published by the store of
+ * its number in a dp_route, constant from then on, and used again only after
+ * a grace period. A hash element may be recycled while a packet reads it, so
+ * the chunk says whose it is, and the reader compares.
+ */
+struct dp_list {
+	struct dp_route_key key;
+	__u32 seq;
+	__u32 next; /* chunk, or 0 */
+	__u16 n_ports;
+	__u16 n_remotes;
+	__u32 pad;
+	__u32 entry[DP_LIST_ENTRIES]; /* numbers of ports, then of remotes */
+};
+
+/* Element of `ports`; `port_ids` maps an ifindex to its number. ifindex 0: not
+ * in use. A number is used again only after a grace period. */
+struct dp_port {
+	__u32 ifindex;
+	__u32 segment;
+	__u32 generation;
+	__u32 bridge;
+};
+
+/* Value of `segments`; the first eight bytes are read in one load. */
+struct dp_segment {
+	__u32 id;
+	__u8 unregistered;
+	__u8 link_local_remote;
+	__u8 pad[2];
+	__u64 revision;
+};
+
+/* Element of `remotes`; `vteps` maps an address to its number. */
+struct dp_remote {
+	__u8 vtep[16];
+	__u32 in_use;
+	__u32 pad;
+	char node[DP_NODE_NAME];
+};
+
+struct dp_config {
+	__u32 overlay_ifindex;
+	__u32 udp_port;
+	__u64 punt_interval_ns; /* between frames of one port, in the long run */
+	__u64 punt_burst_ns;	/* burst * interval */
+};
+
+struct dp_meta {
+	__u8 epoch[16];
+	__u32 generation; /* last one given to a port */
+	__u32 pad[3];
+};
+
+/* A record of `punt`, followed by the frame from the Ethernet header on. */
+struct dp_punt {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u32 ifindex;
+	__u32 generation;
+	__u32 len;
+	__u32 pad;
+};
+
+struct dp_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Element of `port_counters`, by the port's number. */
+struct dp_port_counters {
+	struct dp_count rx;
+	struct dp_count copied;
+	struct dp_count gone;	 /* the device does not exist any more */
+	struct dp_count down;	 /* link down or no carrier */
+	struct dp_count refused; /* queue full or over the MTU */
+	struct dp_count punted;
+	struct dp_count punt_lost;
+	struct dp_count dropped;
+};
+
+/* Element of `remote_counters`, by the remote's number. */
+struct dp_remote_counters {
+	struct dp_count rx;
+	struct dp_count copied;
+	struct dp_count failed;
+};
+
+#define DP_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " size")
+#define DP_ASSERT_OFFSET(type, member, offset)                                                     \
+	_Static_assert(__builtin_offsetof(type, member) == (offset), #type "." #member)
+
+DP_ASSERT_SIZE(struct dp_route_key, 40);
+DP_ASSERT_OFFSET(struct dp_route_key, group, 8);
+DP_ASSERT_OFFSET(struct dp_route_key, source, 24);
+DP_ASSERT_SIZE(struct dp_route, 8);
+DP_ASSERT_SIZE(struct dp_list, 56 + 4 * DP_LIST_ENTRIES);
+DP_ASSERT_OFFSET(struct dp_list, seq, 40);
+DP_ASSERT_OFFSET(struct dp_list, n_ports, 48);
+DP_ASSERT_OFFSET(struct dp_list, entry, 56);
+DP_ASSERT_SIZE(struct dp_port, 16);
+DP_ASSERT_SIZE(struct dp_segment, 16);
+DP_ASSERT_OFFSET(struct dp_segment, revision, 8);
+DP_ASSERT_SIZE(struct dp_remote, 24 + DP_NODE_NAME);
+DP_ASSERT_SIZE(struct dp_config, 24);
+DP_ASSERT_SIZE(struct dp_meta, 32);
+DP_ASSERT_SIZE(struct dp_punt, 24);
+DP_ASSERT_SIZE(struct dp_port_counters, 128);
+DP_ASSERT_SIZE(struct dp_remote_counters, 48);
+_Static_assert(DP_COUNTER_MAX <= DP_COUNTER_DROPS, "counters");
+_Static_assert(DP_COUNTER_DROPS + DP_DROP_MAX <= DP_COUNTERS, "drop counters");

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/datapath/internal.h"
+
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "mcmesh.skel.h"
+
+static const char *const counter_names[DP_COUNTERS] = {
+#define COUNTER(id, name, doc) [DP_COUNTER_##id] = name,
+#include "bpf/counters.def"
+#undef COUNTER
+#define DROP_REASON(id, name, doc) [DP_COUNTER_DROPS + DP_DROP_##id] = "drop_" name,
+#include "bpf/drop_reasons.def"
+#undef DROP_REASON
+};
+
+/* In the order of struct dp_port_counters and struct dp_remote_counters. */
+static const char *const port_names[] = {
+	"rx_multicast",	     "copy_port", "copy_port_gone", "copy_port_down",
+	"copy_port_refused", "punt",	  "punt_lost",	    "drop_port",
+};
+static const char *const remote_names[] = { "rx_overlay", "copy_remote", "copy_remote_failed" };
+
+_Static_assert(sizeof(struct dp_port_counters) == ARRAY_SIZE(port_names) * sizeof(struct dp_count),
+	       "port counters");
+_Static_assert(sizeof(struct dp_remote_counters) ==
+		       ARRAY_SIZE(remote_names) * sizeof(struct dp_count),
+	       "remote counters");
+
+#define COUNTS_MAX ARRAY_SIZE(port_names)
+
+struct counters_walk {
+	struct datapath *dp;
+	struct dp_count *per_cpu; /* COUNTS_MAX a CPU */
+	int (*fn)(const struct datapath_counter *counter, void *userdata);
+	void *userdata;
+};
+
+/* Reads an element of n counts, sums it over the CPUs, and tells what is not
+ * zero under names[]; the labels are in *counter. */
+static int walk_element(struct counters_walk *w, const struct bpf_map *map, uint32_t number,
+			size_t n, const char *const *names, struct datapath_counter *counter)
+{
+	int rc = datapath_map_get(map, &number, w->per_cpu);
+
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < n; i++) {
+		counter->packets = counter->bytes = 0;
+		for (uint32_t cpu = 0; cpu < w->dp->n_cpus; cpu++) {
+			counter->packets += w->per_cpu[cpu * n + i].packets;
+			counter->bytes += w->per_cpu[cpu * n + i].bytes;
+		}
+		if (counter->packets == 0 || !names[i])
+			continue;
+		counter->name = names[i];
+		rc = w->fn(counter, w->userdata);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int walk_all(struct counters_walk *w)
+{
+	struct mcmesh_bpf *skel = w->dp->skel;
+	struct remote *remote, *next_remote;
+	struct port *port, *next_port;
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < DP_COUNTERS; i++) {
+		struct datapath_counter counter = { 0 };
+
+		rc = walk_element(w, skel->maps.counters, i, 1, &counter_names[i], &counter);
+	}
+	HASH_ITER(hh, w->dp->port_index, port, next_port) {
+		struct datapath_counter counter = {
+			.ifindex = port->ifindex,
+			.segment = w->dp->ports[port->number].segment,
+		};
+
+		if (rc == 0)
+			rc = walk_element(w, skel->maps.port_counters, port->number,
+					  ARRAY_SIZE(port_names), port_names, &counter);
+	}
+	HASH_ITER(hh, w->dp->remote_index, remote, next_remote) {
+		struct datapath_counter counter = { .remote = remote->vtep };
+
+		if (rc == 0)
+			rc = walk_element(w, skel->maps.remote_counters, remote->number,
+					  ARRAY_SIZE(remote_names), remote_names, &counter);
+	}
+	return rc;
+}
+
+int datapath_counters_walk(struct datapath *dp,
+			   int (*fn)(const struct datapath_counter *counter, void *userdata),
+			   void *userdata)
+{
+	_cleanup_free_ struct dp_count *per_cpu =
+		calloc(dp->n_cpus, COUNTS_MAX * sizeof(*per_cpu));
+	struct counters_walk w = { dp, per_cpu, fn, userdata };
+
+	return per_cpu ? walk_all(&w) : -ENOMEM;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the files of node/datapath/ share. */
+#include "node/datapath/datapath.h"
+
+#include <uthash.h>
+
+#include "bpf/shared.h"
+#include "node/datapath/numbers.h"
+
+#define DATAPATH_PATH_MAX 512
+
+struct mcmesh_bpf;
+struct bpf_map;
+
+struct dp_map_view {
+	void *data;
+	size_t len;
+};
+
+struct port {
+	uint32_t ifindex; /* key */
+	uint32_t number;
+	UT_hash_handle hh;
+};
+
+struct remote {
+	struct addr vtep; /* key */
+	uint32_t number;
+	UT_hash_handle hh;
+};
+
+struct route {
+	struct dp_route_key key;
+	struct dp_route value;
+	UT_hash_handle hh;
+};
+
+struct datapath {
+	char root[DATAPATH_PATH_MAX / 2];
+	int lock_fd; /* root, under flock(2) */
+	bool adopted;
+	enum datapath_attach attach; /* never AUTO */
+	struct mcmesh_bpf *skel;
+
+	/* Memory of the mapped arrays. */
+	struct dp_map_view lists_view, ports_view, remotes_view;
+	struct dp_list *lists;
+	struct dp_port *ports;
+	struct dp_remote *remotes;
+
+	/* What the maps hold, indexed. */
+	struct numbers list_numbers, port_numbers, remote_numbers;
+	struct port *port_index;
+	struct remote *remote_index;
+	struct route *route_index;
+	uint32_t list_seq;
+
+	/* The punt ring, as the kernel lays it out. */
+	struct dp_map_view punt_consumer_view, punt_producer_view;
+	uint32_t punt_bytes;
+
+	uint32_t n_cpus;
+};
+
+uint64_t datapath_now_ms(void);
+
+/* Formats *why and returns rc. */
+int datapath_fail(char why[DATAPATH_WHY_MAX], int rc, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* probe.c */
+int datapath_probe_privileges(char why[DATAPATH_WHY_MAX]);
+bool datapath_probe_tcx(void);
+int datapath_mount(const char *root, char why[DATAPATH_WHY_MAX]);
+
+/* load.c: *dp->skel, loaded, its maps pinned or adopted. */
+int datapath_load(struct datapath *dp, const struct datapath_options *options,
+		  char why[DATAPATH_WHY_MAX]);
+void datapath_path(const struct datapath *dp, char *buf, size_t len, const char *dir,
+		   const char *name);
+
+/* attach.c. `name` is the pin's: the ifindex, or "overlay". *ret_fresh: it was
+ * not attached before. */
+int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, const char *name,
+			    bool *ret_fresh, char why[DATAPATH_WHY_MAX]);
+void datapath_detach_program(struct datapath *dp, uint32_t ifindex, const char *name);
+void datapath_detach_clsact(uint32_t ifindex);
+
+/* ports.c, remotes.c, routes.c: fill the indexes from the maps. In this order. */
+int datapath_ports_adopt(struct datapath *dp);
+int datapath_remotes_adopt(struct datapath *dp);
+int datapath_routes_adopt(struct datapath *dp);
+void datapath_ports_deinit(struct datapath *dp);
+void datapath_remotes_deinit(struct datapath *dp);
+void datapath_routes_deinit(struct datapath *dp);
+
+/* punt.c */
+int datapath_punt_init(struct datapath *dp);
+void datapath_punt_deinit(struct datapath *dp);
+
+/* maps.c */
+int datapath_map_view(const struct bpf_map *map, struct dp_map_view *ret_view);
+void datapath_map_unview(struct dp_map_view *view);
+
+/* Every key of a hash map, copied: *ret_keys is freed by the caller. */
+int datapath_map_keys(const struct bpf_map *map, void **ret_keys, size_t *ret_n);
+
+/* bpf(2)'s answers in the contract's words: a full table is -ENOSPC. */
+int datapath_map_set(const struct bpf_map *map, const void *key, const void *value);
+int datapath_map_get(const struct bpf_map *map, const void *key, void *ret_value);
+int datapath_map_del(const struct bpf_map *map, const void *key);

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/datapath/internal.h"
+
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "mcmesh.skel.h"
+
+_Static_assert((int)DATAPATH_ROUTE_ALL == (int)DP_ROUTE_ALL, "kinds");
+_Static_assert((int)DATAPATH_ROUTE_ROUTERS == (int)DP_ROUTE_ROUTERS, "kinds");
+
+static int key_make(enum datapath_route_kind kind, uint32_t segment, const struct addr *group,
+		    const struct addr *source, struct dp_route_key *ret_key)
+{
+	struct dp_route_key key;
+
+	memset(&key, 0, sizeof(key));
+	if (segment == 0 || segment >= 1U << 24 || (unsigned int)kind > DATAPATH_ROUTE_ROUTERS)
+		return -EINVAL;
+	if (kind == DATAPATH_ROUTE_GROUP) {
+		if (!group || !addr_is_multicast(group))
+			return -EINVAL;
+		memcpy(key.group, group, sizeof(key.group));
+		if (source)
+			memcpy(key.source, source, sizeof(key.source));
+	}
+	key.segment = segment;
+	key.kind = (uint8_t)kind;
+	*ret_key = key;
+	return 0;
+}
+
+static struct route *route_find(struct datapath *dp, const struct dp_route_key *key)
+{
+	struct route *r;
+
+	HASH_FIND(hh, dp->route_index, key, sizeof(*key), r);
+	return r;
+}
+
+static void chunk_refs(struct datapath *dp, const struct dp_list *chunk, int by)
+{
+	uint32_t n = chunk->n_ports + chunk->n_remotes;
+
+	for (uint32_t i = 0; i < n && i < DP_LIST_ENTRIES; i++) {
+		struct numbers *of = i < chunk->n_ports ? &dp->port_numbers : &dp->remote_numbers;
+
+		of->refs[chunk->entry[i]] += (uint32_t)by;
+	}
+}
+
+/* A list that no route names any more. */
+static void list_retire(struct datapath *dp, uint32_t first)
+{
+	uint64_t now_ms = datapath_now_ms();
+
+	for (uint32_t i = first; i; i = dp->lists[i].next) {
+		chunk_refs(dp, &dp->lists[i], -1);
+		numbers_retire(&dp->list_numbers, i, now_ms);
+	}
+}
+
+/* One that was never published. */
+static void list_put(struct datapath *dp, uint32_t first)
+{
+	for (uint32_t next, i = first; i; i = next) {
+		next = dp->lists[i].next;
+		chunk_refs(dp, &dp->lists[i], -1);
+		numbers_put(&dp->list_numbers, i);
+	}
+}
+
+/* The numbers of all receivers, ports first; -ENOENT when one is unknown. */
+static int entries_make(struct datapath *dp, const struct datapath_route *route,
+			uint32_t **ret_entries)
+{
+	size_t n = route->n_ports + route->n_remotes;
+	_cleanup_free_ uint32_t *entries = calloc(n ? n : 1, sizeof(*entries));
+
+	if (!entries)
+		return -ENOMEM;
+	for (size_t i = 0; i < route->n_ports; i++) {
+		struct port *p;
+
+		HASH_FIND(hh, dp->port_index, &route->ports[i], sizeof(uint32_t), p);
+		if (!p)
+			return -ENOENT;
+		entries[i] = p->number;
+	}
+	for (size_t i = 0; i < route->n_remotes; i++) {
+		struct remote *r;
+
+		HASH_FIND(hh, dp->remote_index, &route->remotes[i], sizeof(struct addr), r);
+		if (!r)
+			return -ENOENT;
+		entries[route->n_ports + i] = r->number;
+	}
+	*ret_entries = TAKE_PTR(entries);
+	return 0;
+}
+
+/* Writes the list from its end to its beginning. 0 and its name, or -ENOSPC. */
+static int list_make(struct datapath *dp, const struct dp_route_key *key, const uint32_t *entries,
+		     size_t n_ports, size_t n_remotes, struct dp_route *ret_value)
+{
+	size_t n = n_ports + n_remotes;
+	size_t chunks = n ? (n + DP_LIST_ENTRIES - 1) / DP_LIST_ENTRIES : 1;
+	uint32_t seq = ++dp->list_seq, next = 0;
+
+	if (chunks > DP_LIST_CHAIN || chunks > dp->list_numbers.n_free)
+		return -ENOSPC;
+	for (size_t c = chunks; c > 0; c--) {
+		size_t begin = (c - 1) * DP_LIST_ENTRIES;
+		size_t end = begin + DP_LIST_ENTRIES < n ? begin + DP_LIST_ENTRIES : n;
+		size_t ports = n_ports <= begin ? 0 : n_ports >= end ? end - begin : n_ports - begin;
+		uint32_t number = numbers_take(&dp->list_numbers);
+		struct dp_list *chunk = &dp->lists[number];
+
+		chunk->key = *key;
+		chunk->seq = seq;
+		chunk->next = next;
+		chunk->n_ports = (uint16_t)ports;
+		chunk->n_remotes = (uint16_t)(end - begin - ports);
+		chunk->pad = 0;
+		if (end > begin)
+			memcpy(chunk->entry, entries + begin, (end - begin) * sizeof(*entries));
+		chunk_refs(dp, chunk, 1);
+		next = number;
+	}
+	*ret_value = (struct dp_route){ .first = next, .seq = seq };
+	return 0;
+}
+
+int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
+{
+	_cleanup_free_ uint32_t *entries = NULL;
+	struct dp_route value, old = { 0 };
+	struct dp_route_key key;
+	struct route *r, *fresh = NULL;
+	int rc;
+
+	rc = key_make(route->kind, route->segment, &route->group, &route->source, &key);
+	if (rc < 0)
+		return rc;
+	rc = entries_make(dp, route, &entries);
+	if (rc < 0)
+		return rc;
+	r = route_find(dp, &key);
+	if (!r) {
+		r = fresh = calloc(1, sizeof(*fresh));
+		if (!r)
+			return -ENOMEM;
+		r->key = key;
+	}
+	numbers_reclaim(&dp->list_numbers, datapath_now_ms());
+	rc = list_make(dp, &key, entries, route->n_ports, route->n_remotes, &value);
+	if (rc < 0) {
+		free(fresh);
+		return rc;
+	}
+	/* The system call orders the stores before it; this store publishes. */
+	rc = datapath_map_set(dp->skel->maps.routes, &key, &value);
+	if (rc < 0) {
+		list_put(dp, value.first);
+		free(fresh);
+		return rc;
+	}
+	old = r->value;
+	r->value = value;
+	if (fresh)
+		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
+	else
+		list_retire(dp, old.first);
+	return 0;
+}
+
+int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint32_t segment,
+		       const struct addr *group, const struct addr *source)
+{
+	struct dp_route_key key;
+	struct route *r;
+	int rc;
+
+	rc = key_make(kind, segment, group, source, &key);
+	if (rc < 0)
+		return rc;
+	r = route_find(dp, &key);
+	if (!r)
+		return -ENOENT;
+	rc = datapath_map_del(dp->skel->maps.routes, &key);
+	if (rc < 0 && rc != -ENOENT)
+		return rc;
+	list_retire(dp, r->value.first);
+	HASH_DEL(dp->route_index, r);
+	free(r);
+	return 0;
+}
+
+static bool chunk_is_sound(const struct datapath *dp, const struct dp_list *chunk,
+			   const struct dp_route_key *key, uint32_t seq)
+{
+	if (memcmp(&chunk->key, key, sizeof(*key)) != 0 || chunk->seq != seq ||
+	    chunk->n_ports + chunk->n_remotes > DP_LIST_ENTRIES)
+		return false;
+	for (uint32_t i = 0; i < (uint32_t)chunk->n_ports + chunk->n_remotes; i++) {
+		uint32_t max = i < chunk->n_ports ? dp->port_numbers.n : dp->remote_numbers.n;
+
+		if (chunk->entry[i] > max)
+			return false;
+	}
+	return true;
+}
+
+static bool list_is_sound(const struct datapath *dp, const struct dp_route_key *key,
+			  const struct dp_route *value)
+{
+	uint32_t i = value->first;
+
+	for (uint32_t n = 0; n < DP_LIST_CHAIN; n++) {
+		if (i == 0 || i > dp->list_numbers.n ||
+		    !chunk_is_sound(dp, &dp->lists[i], key, value->seq))
+			return false;
+		i = dp->lists[i].next;
+		if (i == 0)
+			return true;
+	}
+	return false;
+}
+
+static int route_adopt(struct datapath *dp, const struct dp_route_key *key)
+{
+	struct dp_route value;
+	struct route *r;
+	int rc;
+
+	rc = datapath_map_get(dp->skel->maps.routes, key, &value);
+	if (rc < 0)
+		return rc;
+	if (!list_is_sound(dp, key, &value))
+		return datapath_map_del(dp->skel->maps.routes, key);
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return -ENOMEM;
+	r->key = *key;
+	r->value = value;
+	HASH_ADD(hh, dp->route_index, key, sizeof(r->key), r);
+	for (uint32_t i = value.first; i; i = dp->lists[i].next) {
+		numbers_claim(&dp->list_numbers, i);
+		chunk_refs(dp, &dp->lists[i], 1);
+	}
+	return 0;
+}
+
+int datapath_routes_adopt(struct datapath *dp)
+{
+	_cleanup_free_ void *keys = NULL;
+	size_t n;
+	int rc;
+
+	rc = datapath_map_keys(dp->skel->maps.routes, &keys, &n);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = route_adopt(dp, (const struct dp_route_key *)keys + i);
+	return rc;
+}
+
+void datapath_routes_deinit(struct datapath *dp)
+{
+	struct route *r, *next;
+
+	HASH_ITER(hh, dp->route_index, r, next) {
+		HASH_DEL(dp->route_index, r);
+		free(r);
+	}
+}
+
+/* What a list says now, as the contract shows it. */
+struct route_receivers {
+	uint32_t ports[DP_LIST_CHAIN * DP_LIST_ENTRIES];
+	struct addr remotes[DP_LIST_CHAIN * DP_LIST_ENTRIES];
+	size_t n_ports, n_remotes;
+};
+
+static void receivers_read(const struct datapath *dp, uint32_t first,
+			   struct route_receivers *ret_receivers)
+{
+	struct route_receivers *x = ret_receivers;
+
+	x->n_ports = x->n_remotes = 0;
+	for (uint32_t c = first; c; c = dp->lists[c].next) {
+		const struct dp_list *chunk = &dp->lists[c];
+
+		for (uint32_t i = 0; i < (uint32_t)chunk->n_ports + chunk->n_remotes; i++) {
+			uint32_t number = chunk->entry[i];
+
+			if (i < chunk->n_ports) {
+				if (dp->ports[number].ifindex)
+					x->ports[x->n_ports++] = dp->ports[number].ifindex;
+			} else if (dp->remotes[number].in_use) {
+				memcpy(&x->remotes[x->n_remotes++], dp->remotes[number].vtep,
+				       sizeof(struct addr));
+			}
+		}
+	}
+}
+
+int datapath_routes_walk(struct datapath *dp,
+			 int (*fn)(const struct datapath_route *route, void *userdata),
+			 void *userdata)
+{
+	_cleanup_free_ struct route_receivers *x = malloc(sizeof(*x));
+	_cleanup_free_ void *keys = NULL;
+	size_t n;
+	int rc;
+
+	if (!x)
+		return -ENOMEM;
+	rc = datapath_map_keys(dp->skel->maps.routes, &keys, &n);
+	for (size_t i = 0; rc == 0 && i < n; i++) {
+		const struct dp_route_key *key = (const struct dp_route_key *)keys + i;
+		struct datapath_route route = { .kind = key->kind, .segment = key->segment };
+		struct dp_route value;
+
+		/* fn may have deleted it meanwhile. */
+		if (datapath_map_get(dp->skel->maps.routes, key, &value) < 0 ||
+		    !list_is_sound(dp, key, &value))
+			continue;
+		receivers_read(dp, value.first, x);
+		memcpy(&route.group, key->group, sizeof(route.group));
+		memcpy(&route.source, key->source, sizeof(route.source));
+		route.ports = x->ports;
+		route.n_ports = x->n_ports;
+		route.remotes = x->remotes;
+		route.n_remotes = x->n_remotes;
+		rc = fn(&route, userdata);
+	}
+	return rc;
+}
