@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lab a session; every test leaves it as it found it.
+
+Nothing here sleeps to wait for something: it polls for the fact, with a
+deadline. That nothing arrived is judged once a member got the last packet.
+"""
+import itertools
+import pathlib
+import select
+import subprocess
+import sys
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "deploy/lab"))
+sys.path.insert(0, str(TOP / "tests/e2e"))
+
+import programs  # noqa: E402
+import sockets  # noqa: E402
+import topology as topo  # noqa: E402
+
+# Timers of a protocol that takes minutes, short enough to be waited for. The
+# query interval is well above the response interval, as RFC 9776 8.3 wants.
+SETTINGS = ("gmp.query_interval_ms=1500", "gmp.query_response_interval_ms=300",
+            "gmp.last_member_query_interval_ms=150")
+MEMBERSHIP_S = (2 * 1500 + 2 * 300) / 1000
+LEAVE_S = 2 * 150 / 1000
+HOLD_MS = 4000
+SLACK_S = 3
+PACKETS = 50
+
+
+def lab_command(*args, check=True, **options):
+    done = subprocess.run([sys.executable, TOP / "deploy/lab/lab.py", *args], text=True,
+                          capture_output=True, timeout=60, **options)
+    if check:
+        assert done.returncode == 0, f"lab {' '.join(args)}: {done.stderr}"
+    return done
+
+
+class Lab:
+    """What tests see of the mesh."""
+
+    def __init__(self):
+        self.open = []
+        self.numbers = itertools.count(1)
+
+    def command(self, *args, check=True):
+        return lab_command(*args, check=check)
+
+    def exec(self, name, *line, timeout=30):
+        return subprocess.run(topo.enter(name, *line), capture_output=True, text=True,
+                              timeout=timeout)
+
+    def ctl(self, *args, agent=None):
+        return subprocess.run(programs.ctl_command(list(args), agent), capture_output=True,
+                              text=True, timeout=30)
+
+    def json(self, *args, agent=None):
+        answer = programs.ctl_json(list(args), agent)
+        assert answer is not None, f"mcmeshctl {' '.join(args)} failed"
+        return answer
+
+    def wait(self, what, check, deadline_s=5):
+        return programs.wait_until(what, check, deadline_s)
+
+    # ---- traffic ----
+
+    def new_group(self):
+        number = next(self.numbers)
+        return f"239.10.{number // 250}.{number % 250 + 1}"
+
+    def _track(self, sock):
+        self.open.append(sock)
+        return sock
+
+    def member(self, *args, **options):
+        return self._track(sockets.Member(*args, **options))
+
+    def sender(self, *args, **options):
+        return self._track(sockets.Sender(*args, **options))
+
+    def tap(self, *args):
+        return self._track(sockets.Tap(*args))
+
+    def close(self, *socks):
+        for sock in socks or tuple(self.open):
+            sock.close()
+            self.open.remove(sock)
+
+    def stream(self, sender, members, packets=PACKETS, interval_s=0.001, meanwhile=None,
+               payload=b"", deadline_s=5):
+        """Sends, and reads until every member has the last number. `meanwhile` is
+        a generator that is advanced between packets; the stream lasts as long."""
+        pace, first = sockets.Pace(interval_s), sender.sent
+        while sender.sent < first + packets or meanwhile:
+            select.select([m.sock for m in members], [], [], pace.remaining())
+            for member in members:
+                member.drain()
+            if pace.due():
+                sender.send(payload)
+            if meanwhile and next(meanwhile, StopIteration) is StopIteration:
+                meanwhile = None
+        last = sender.sent - 1
+        self.wait(lambda: f"{[m.name for m in members if m.last_number < last]} got number {last}",
+                  lambda: all(m.drain().last_number >= last for m in members), deadline_s)
+        return range(first, sender.sent)
+
+    def exact(self, member, numbers):
+        """Every number once."""
+        got = {n: c for n, c in member.numbers.items() if n in numbers}
+        missing = [n for n in numbers if n not in got]
+        twice = [n for n, c in got.items() if c > 1]
+        assert not missing and not twice, \
+            f"{member.name}: of {len(numbers)} missing {missing[:10]}, more than once {twice[:10]}"
+
+    # ---- state ----
+
+    def memberships(self, node, group):
+        rows = self.json("membership", "list", agent=node)["memberships"]
+        return [row for row in rows if row["group"] == group]
+
+    def route(self, node, group, source="*"):
+        rows = self.json("fib", "list", agent=node)["routes"]
+        for row in rows:
+            if row["group"] == group and row["source"] == source:
+                return set(row["ports"]), {r.split(":")[0] if "." in r else r
+                                           for r in row["remotes"]}
+        return set(), set()
+
+    def wait_route(self, node, group, ports=(), remotes=(), source="*", deadline_s=5):
+        """`remotes` are node names."""
+        want = set(ports), {topo.vtep(r) for r in remotes}
+        seen = None
+
+        def check():
+            nonlocal seen
+            seen = self.route(node, group, source)
+            return seen == want
+
+        self.wait(lambda: f"route of {group} on {node} is {want}, is {seen}", check, deadline_s)
+
+    def counters(self, node, prefixes=("gmp_", "drop_")):
+        total = {}
+        for row in self.json("counter", "list", agent=node)["counters"]:
+            if row["name"].startswith(prefixes):
+                total[row["name"]] = total.get(row["name"], 0) + int(row["packets"])
+        return total
+
+    def grown(self, node, before):
+        return {k: v - before.get(k, 0) for k, v in self.counters(node).items()
+                if v != before.get(k, 0)}
+
+    def ready(self):
+        return programs.not_ready(programs.load()) is None
+
+    def routed_groups(self):
+        """Groups that any node still forwards, link-local ones left out."""
+        left = set()
+        for node in programs.agents(programs.load()):
+            for row in self.json("fib", "list", agent=node)["routes"]:
+                if not row["group"].startswith(("224.0.0.", "ff02:")):
+                    left.add((node, row["group"]))
+        return left
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    lab_command("down")
+    settings = [f"--agent-set={s}" for s in SETTINGS] + [f"--controller-set=hold_ms={HOLD_MS}"]
+    up = lab_command("up", *settings, check=False)
+    if up.returncode:
+        pytest.exit(f"the lab does not come up: {up.stderr}", returncode=1)
+    yield Lab()
+    lab_command("down")
+
+
+@pytest.fixture
+def lab(mesh):
+    yield mesh
+    mesh.close()
+    left = None
+
+    def clean():
+        nonlocal left
+        left = mesh.routed_groups()
+        return not left
+
+    mesh.wait("the lab is whole again", mesh.ready, 10)
+    mesh.wait(lambda: f"no routes are left: {left}", clean, MEMBERSHIP_S + LEAVE_S + SLACK_S)
+
+
+@pytest.fixture
+def group(mesh):
+    return mesh.new_group()

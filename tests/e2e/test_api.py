@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gRPC for anybody, unmodified programs, and sentences for what goes wrong."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import programs
+import pytest
+import sockets
+import topology as topo
+from conftest import TOP, lab_command
+
+
+@pytest.fixture(scope="module")
+def stubs(tmp_path_factory):
+    """Python's own code from our proto files, as any client would make it."""
+    out = tmp_path_factory.mktemp("stubs")
+    files = [str(p.relative_to(TOP / "proto")) for p in (TOP / "proto/mcmesh").rglob("*.proto")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", TOP / "proto",
+                    f"--python_out={out}", f"--grpc_python_out={out}", *files], check=True)
+    sys.path.insert(0, str(out))
+    yield out
+    sys.path.remove(str(out))
+
+
+CLIENT = """
+import json, sys, grpc
+from google.protobuf import json_format
+from mcmesh.v1 import mesh_pb2 as m, mesh_pb2_grpc as g
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    grpc.channel_ready_future(channel).result(10)
+    stub = g.MeshServiceStub(channel)
+    answers = [stub.ListNodes(m.ListNodesRequest(), timeout=5),
+               stub.ListGroups(m.ListGroupsRequest(), timeout=5),
+               stub.ListMembers(m.ListMembersRequest(group=sys.argv[2]), timeout=5),
+               stub.ListRoutes(m.ListRoutesRequest(node="n1"), timeout=5),
+               stub.Verify(m.VerifyRequest(), timeout=5)]
+    try:
+        stub.ListRoutes(m.ListRoutesRequest(node="nobody"), timeout=5)
+        error = None
+    except grpc.RpcError as e:
+        error = [e.code().name, e.details()]
+    events = []
+    for event in stub.Watch(m.WatchRequest(), timeout=5):
+        events.append(event)
+        if event.type == m.WatchResponse.SYNCED:
+            break
+    full = lambda x: json_format.MessageToDict(x, including_default_value_fields=True)
+    print(json.dumps({"answers": [full(a) for a in answers], "error": error,
+                      "events": [full(e) for e in events]}))
+"""
+
+
+def test_mesh_service_by_python(lab, group, stubs):
+    lab.member("n2p1", group)
+    lab.wait_route("n1", group, remotes=["n2"])
+    done = subprocess.run(
+        topo.enter("c1", sys.executable, "-c", CLIENT,
+                   f"{topo.controller_address('c1')}:{programs.PORT}", group),
+        capture_output=True, text=True, timeout=30, env=dict(os.environ, PYTHONPATH=str(stubs)))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    nodes, groups, members, routes, verify = answer["answers"]
+    assert {n["name"]: n["state"] for n in nodes["nodes"]} == \
+        {n: "CONNECTED" for n in ("n1", "n2", "n3")}
+    assert {"segment": 1, "group": group, "nodes": ["n2"]} in groups["groups"]
+    assert [(m["node"], m["mode"]) for m in members["members"]] == [("n2", "EXCLUDE")]
+    route = [r for r in routes["routes"] if r["group"] == group]
+    assert [(r["source"], r["ports"], r["remotes"]) for r in route] == [("*", [], [topo.vtep("n2")])]
+    assert all(n["ok"] for n in verify["nodes"]) and len(verify["nodes"]) == 3
+    assert answer["error"][0] == "NOT_FOUND" and "nobody" in answer["error"][1]
+    assert any(e.get("member", {}).get("group") == group for e in answer["events"])
+
+
+def test_ctl_lists(lab, group):
+    lab.member("n3p2", group)
+    lab.wait_route("n1", group, remotes=["n3"])
+    assert lab.json("member", "list", "--group", group)["members"][0]["node"] == "n3"
+    assert {"segment": 1, "group": group, "nodes": ["n3"]} in lab.json("group", "list")["groups"]
+    by_controller = [r for r in lab.json("route", "list", "--node", "n1")["routes"]
+                     if r["group"] == group]
+    by_agent = [r for r in lab.json("fib", "list", agent="n1")["routes"] if r["group"] == group]
+    assert by_controller == by_agent
+    ports = lab.json("port", "list", agent="n3")["ports"]
+    assert {(p["name"], p["segment"], p["state"]) for p in ports} == \
+        {("n3p1", 1, "UP"), ("n3p2", 1, "UP")}
+
+
+def test_explain(lab, group):
+    lab.member("n3p2", group)
+    lab.wait_route("n3", group, ports=["n3p2"])
+    yes = lab.json("explain", "--group", group, "--port", "n3p2", agent="n3")
+    no = lab.json("explain", "--group", group, "--port", "n3p1", agent="n3")
+    assert yes["delivered"] is True and yes["reasons"]
+    assert no["delivered"] is False and no["reasons"]
+
+
+def test_exit_codes(lab):
+    assert lab.ctl("verify").returncode == 0
+    assert lab.ctl("no", "such").returncode == 2
+    unknown = lab.ctl("route", "list", "--node", "nobody")
+    assert unknown.returncode == 1 and "nobody" in unknown.stderr
+    assert len(unknown.stderr.strip().splitlines()) == 1
+
+
+def test_iperf_unmodified(lab, group):
+    """iperf 2 as Debian ships it, across nodes."""
+    server = subprocess.Popen(topo.enter("n2p1", "iperf", "-s", "-u", "-B", group, "-p", "5002",
+                                         "-i", "1"), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+    try:
+        lab.wait_route("n1", group, remotes=["n2"])
+        client = lab.exec("n1p1", "iperf", "-c", group, "-u", "-T", "8", "-p", "5002", "-t", "1",
+                          "-b", "4M", "-l", "1000")
+        assert client.returncode == 0, client.stdout
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            output, _ = server.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            output, _ = server.communicate()
+    reports = [line for line in output.splitlines() if "%)" in line]
+    assert reports, output
+    lost, total = reports[-1].split("ms")[-1].split("(")[0].split("/")
+    assert int(lost) == 0 and int(total) > 100, output
+
+
+# ---- wrong ways to start ----------------------------------------------------
+
+
+class Agent:
+    """An agent beside the lab's, in node n1's namespace unless told otherwise."""
+
+    def __init__(self, tmp_path, prefix=(), **config):
+        base = {"node": "extra", "vtep": "203.0.113.99", "controllers": [],
+                "socket": str(tmp_path / "agent.sock"), "state_dir": str(tmp_path),
+                "bpf_root": "/sys/fs/bpf/mcmesh-lab/extra", "overlay": {"device": "extra0",
+                                                                        "port": 4799},
+                "ports": [{"match": "nothing*", "segment": 1}]}
+        base.update(config)
+        file, self.log = tmp_path / "agent.yaml", tmp_path / "agent.log"
+        file.write_text("\n".join(programs.yaml_lines(base)) + "\n")
+        self.socket = base["socket"]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                topo.enter("c1", *prefix, programs.program("mcmesh-agent"), "--config", str(file)),
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def text(self):
+        return self.log.read_text(errors="replace")
+
+    def ctl(self, *args):
+        return subprocess.run([programs.program("mcmeshctl"), "--agent", f"unix:{self.socket}",
+                               "-o", "json", *args], capture_output=True, text=True, timeout=10)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        pins = pathlib.Path("/sys/fs/bpf/mcmesh-lab/extra")
+        if pins.is_dir():
+            for directory, _, files in os.walk(pins, topdown=False):
+                for name in files:
+                    os.unlink(os.path.join(directory, name))
+                os.rmdir(directory)
+        subprocess.run(topo.enter("c1", "ip", "link", "del", "extra0"), capture_output=True)
+
+
+@pytest.fixture
+def agent(lab, tmp_path):
+    started = []
+
+    def start(prefix=(), **config):
+        started.append(Agent(tmp_path, prefix, **config))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def refused(lab, agent, *words):
+    lab.wait("the agent ends", lambda: agent.process.poll() is not None, 10)
+    assert agent.process.returncode not in (0, -signal.SIGSEGV, -signal.SIGABRT)
+    for word in words:
+        assert word in agent.text(), agent.text()
+    assert len(agent.text().strip().splitlines()) <= 5
+
+
+def test_wrong_configuration(lab, agent):
+    refused(lab, agent(vtep="300.1.1.1"), "vtep", "300.1.1.1")
+
+
+def test_unknown_key(lab, agent):
+    refused(lab, agent(nodde="n1"), "nodde")
+
+
+def test_pattern_that_matches_nothing(lab, agent):
+    one = agent()
+    lab.wait("it answers", lambda: one.ctl("port", "list").returncode == 0, 10)
+    assert json.loads(one.ctl("port", "list").stdout)["ports"] == []
+    assert "nothing*" in one.text(), "it does not say that no interface matches"
+
+
+def test_controller_not_reachable(lab, agent):
+    """Keeps trying, works meanwhile, and says so once."""
+    one = agent(controllers=["203.0.113.249:1"])
+    lab.wait("it answers", lambda: one.ctl("port", "list").returncode == 0, 10)
+    lab.wait("it says so", lambda: "203.0.113.249" in one.text(), 20)
+    end = time.monotonic() + 3
+
+    def tries_go_on():
+        assert one.process.poll() is None
+        return time.monotonic() > end
+
+    lab.wait("three seconds passed", tries_go_on)
+    said = [line for line in one.text().splitlines() if "203.0.113.249" in line]
+    assert len(said) <= 2, one.text()
+
+
+def test_no_privileges(lab, agent):
+    refused(lab, agent(prefix=["setpriv", "--bounding-set=-all", "--inh-caps=-all",
+                               "--no-new-privs"]))
+
+
+def test_bpffs_is_not_mounted(lab, agent):
+    """Mounts it, or says what is missing: in a mount namespace without one."""
+    one = agent(prefix=["unshare", "--mount", "--propagation", "private", "sh", "-c",
+                        'umount -l /sys/fs/bpf; exec "$0" "$@"'])
+    lab.wait("it runs or says why not", lambda: one.process.poll() is not None or
+             one.ctl("port", "list").returncode == 0, 10)
+    if one.process.poll() is not None:
+        refused(lab, one, "bpf")
+
+
+def test_second_agent_on_a_node(lab, agent):
+    first = programs.pid_of(programs.RUN / "n1")
+    config = programs.agent_config(programs.load(), "n1")
+    second = agent(**config)
+    refused(lab, second)
+    assert programs.pid_of(programs.RUN / "n1") == first
+    assert lab.ready()
+
+
+def test_sentences_of_the_lab(lab):
+    for args, code in ((["exec", "n9", "true"], 1), (["stop", "agent", "n9"], 1),
+                       (["up", "--store", "etcd"], 2), (["nonsense"], 2), (["up"], 1)):
+        done = lab_command(*args, check=False)
+        assert done.returncode == code and len(done.stderr.strip().splitlines()) == 1, args
+    assert lab_command("exec", "n1p1", "sh", "-c", "exit 42", check=False).returncode == 42
+    with sockets.namespace("n1p1"):
+        addresses = subprocess.run(["ip", "-br", "addr", "show", "eth0"], capture_output=True,
+                                   text=True).stdout
+    assert "198.18.1.1/" in addresses and "fd00:198:18:1::1/" in addresses
