@@ -7,3 +7,5 @@ mcmesh_test(test_bpf_packets LABEL bpf
 	LIBS mcmesh_bpf_harness)
 # Rows of the table leave out what does not apply.
 target_compile_options(test_bpf_packets PRIVATE -Wno-missing-field-initializers)
+mcmesh_test(test_bpf_datapath LABEL bpf SOURCES ${CMAKE_CURRENT_LIST_DIR}/test_datapath.c
+	LIBS mcmesh_bpf_harness)

@@ -53,7 +53,7 @@ bool harness_enter(unsigned int n_ports)
 	for (unsigned int i = 0; i < n_ports; i++)
 		fprintf(batch,
 			"link add p%u type veth peer name w%u\n"
-			"link set p%u up\nlink set w%u up\n",
+			"link set p%u up mtu 9500\nlink set w%u up mtu 9500\n",
 			i, i, i, i);
 	fclose(batch);
 	harness_run("ip -batch %s", path);
@@ -109,6 +109,15 @@ uint64_t harness_counter(struct datapath *dp, const char *name, uint32_t ifindex
 
 	cr_assert_eq(datapath_counters_walk(dp, add, &sum), 0);
 	return sum.packets;
+}
+
+uint64_t harness_counter_wait(struct datapath *dp, const char *name, uint64_t want)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < WAIT_MS && (n = harness_counter(dp, name, 0)) < want; i++)
+		poll(NULL, 0, 1);
+	return n;
 }
 
 int harness_socket(const char *format, unsigned int n)

@@ -24,6 +24,9 @@ void harness_run(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Sum over labels of the counter `name`; of one interface if that is not 0. */
 uint64_t harness_counter(struct datapath *dp, const char *name, uint32_t ifindex);
 
+/* Polls until the counter is at least `want`; returns it. */
+uint64_t harness_counter_wait(struct datapath *dp, const char *name, uint64_t want);
+
 /* AF_PACKET on a device: sends, and receives what arrives from the wire. */
 int harness_socket(const char *format, unsigned int n);
 void harness_send(int fd, const void *frame, size_t len);

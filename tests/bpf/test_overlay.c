@@ -88,27 +88,27 @@ Test(overlay, to_ports_only_and_refusals_by_name)
 	send_vxlan("127.0.0.2", 1, frame, len);
 	cr_expect_eq(harness_receive(w0, 1, NULL, NULL), 1);
 	cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1);
-	cr_expect_eq(harness_counter(dp, "rx_overlay", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "rx_overlay", 1), 1);
 	cr_expect_eq(harness_counter(dp, "copy_remote", 0), 0, "back to the overlay");
 
 	send_vxlan("127.0.0.3", 1, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_vtep", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_vtep", 1), 1);
 	send_vxlan("127.0.0.2", 2, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_segment", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_segment", 1), 1);
 	len = frame_ipv4(frame, "192.0.2.9", "192.0.2.1", 17, 5, payload, 20);
 	send_vxlan("127.0.0.2", 1, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_not_multicast", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_not_multicast", 1), 1);
 	len = frame_ipv4(frame, "192.0.2.9", "224.0.0.22", 2, 6, payload, 16);
 	send_vxlan("127.0.0.2", 1, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_control", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_control", 1), 1);
 	len = frame_ipv6(frame, "fe80::1", "ff02::1", 58, "\x86\0\0\0\0\0\0\0", 8);
 	send_vxlan("127.0.0.2", 1, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_discovery", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_discovery", 1), 1);
 	len = frame_ipv4(frame, "192.0.2.9", "224.0.0.251", 17, 5, payload, 20);
 	send_vxlan("127.0.0.2", 1, frame, len);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_link_local", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_link_local", 1), 1);
 	cr_expect_eq(harness_test_run("overlay", harness_ifindex("p", 0), frame, len), 2);
-	cr_expect_eq(harness_counter(dp, "drop_overlay_no_tunnel", 0), 1);
+	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_no_tunnel", 1), 1);
 	cr_expect_eq(harness_receive(w0, 0, NULL, NULL), 0);
 
 	cr_assert_eq(datapath_segment_set(dp, &(struct datapath_segment){
