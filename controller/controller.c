@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DOC: the controller
+ *
+ *	agents ── NodeService ──► store ── events ──► log, registry
+ *	                                               │      │
+ *	agents ◄── feed ◄──────────────────────────────┤      │
+ *	operators ◄── MeshService, Watch ◄─────────────┴──────┘
+ *
+ * The store's events are the only thing that changes the log. RPC callbacks run
+ * inside rpc_poll(); between two polls controller_turn() does what is due:
+ * timers of the registry, the feed of what changed, heartbeats, watchers. One
+ * thread owns everything.
+ */
+#include "controller/controller.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/cleanup.h"
+#include "controller/mesh_service.h"
+#include "controller/node_service.h"
+
+#define METHODS_MAX 32
+
+extern const uint8_t _binary_mcmesh_pb_start[], _binary_mcmesh_pb_end[];
+
+struct controller_box {
+	struct controller c;
+	struct rpc_method methods[METHODS_MAX];
+	size_t n_methods;
+	uint64_t freezes;
+};
+
+uint64_t controller_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void registry_follow(struct controller *c, const struct log_change *change)
+{
+	struct registry_node *node = registry_find(c->registry, change->node);
+
+	if (change->deleted) {
+		if (node && !node->session)
+			registry_remove(c->registry, node);
+		return;
+	}
+	if (!node && registry_add(c->registry, change->node, controller_now_ms(), &node) < 0)
+		return; /* more nodes in the store than limits allow: not forwarded for */
+	node->vtep = change->vtep;
+}
+
+static void on_event(void *userdata, uint64_t revision, const struct log_change *changes, size_t n)
+{
+	struct controller *c = userdata;
+	int r = log_apply(c->log, revision, changes, n);
+
+	if (r < 0) {
+		log_error("the log cannot take a revision: stopping err=%s", strerror(-r));
+		c->failed = true;
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct log_segment *segment = log_segment_find(c->log, changes[i].segment);
+
+		if (changes[i].kind == LOG_NODE)
+			registry_follow(c, &changes[i]);
+		if (segment)
+			feed_changed(c->feed, segment);
+	}
+}
+
+/* ---- removal ---------------------------------------------------------------------- */
+
+struct removal {
+	struct controller *c;
+	char node[LOG_NAME_MAX];
+};
+
+static void removed(void *userdata, int result, uint64_t revision)
+{
+	struct removal *removal = userdata;
+	struct registry_node *node = registry_find(removal->c->registry, removal->node);
+
+	if (result == 0) {
+		log_info("a node is gone, its members are withdrawn node=%s", removal->node);
+		/* It had no row yet. */
+		if (node && node->removing && !node->session)
+			registry_remove(removal->c->registry, node);
+	} else if (node) {
+		node->removing = false;
+	}
+	free(removal);
+}
+
+void controller_expire(struct controller *c, struct registry_node *node)
+{
+	struct log_node *log_node = log_node_find(c->log, node->name);
+	_cleanup_free_ struct log_change *changes = NULL;
+	struct removal *removal = calloc(1, sizeof(*removal));
+	struct store_txn txn = { .session = node->session_id };
+	struct log_row *row;
+	size_t n = 0;
+
+	changes = calloc((log_node ? log_node->n_members : 0) + 1, sizeof(*changes));
+	if (!removal || !changes) {
+		free(removal);
+		return; /* due again at the next turn */
+	}
+	removal->c = c;
+	strcpy(removal->node, node->name);
+	if (log_node) {
+		TAILQ_FOREACH(row, &log_node->rows, by_node) {
+			if (row->deleted || row->key.kind != LOG_MEMBER)
+				continue;
+			changes[n++] = (struct log_change){ .kind = LOG_MEMBER,
+							    .segment = row->key.segment,
+							    .node = removal->node,
+							    .group = row->key.group,
+							    .deleted = true };
+		}
+		/* Last, so that nobody has members of a node that is gone. */
+		if (log_find_live(c->log, LOG_NODE, 0, node->name, NULL, NULL))
+			changes[n++] = (struct log_change){ .kind = LOG_NODE,
+							    .node = removal->node,
+							    .deleted = true };
+	}
+	node->removing = true;
+	if (node->session)
+		session_end(node->session, RPC_UNAVAILABLE,
+			    "the agent was silent for longer than the hold time: connect again");
+	c->counters.nodes_expired++;
+	txn.node = removal->node;
+	txn.changes = changes;
+	txn.n_changes = n;
+	store_commit(c->store, &txn, removed, removal);
+}
+
+static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
+{
+	struct controller *c = &box->c;
+	struct registry_node *node;
+
+	registry_tick(c->registry, now_ms);
+	if (registry_freezes(c->registry) != box->freezes) {
+		box->freezes = registry_freezes(c->registry);
+		log_error("many nodes are silent at once, removals wait for one more hold time "
+			  "silent=%zu nodes=%zu",
+			  registry_stale_count(c->registry), registry_count(c->registry));
+	}
+	while (!c->draining && (node = registry_expired(c->registry, now_ms)))
+		controller_expire(c, node);
+	return registry_next_ms(c->registry);
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+uint64_t controller_turn(struct controller *c, uint64_t now_ms)
+{
+	struct controller_box *box = (struct controller_box *)c;
+	uint64_t next;
+
+	store_dispatch(c->store, now_ms);
+	next = earlier(store_next_ms(c->store), registry_turn(box, now_ms));
+	if (!box->c.mesh)
+		return next;
+	next = earlier(next, sessions_turn(c->sessions, now_ms));
+	next = earlier(next, mesh_turn(c->mesh, now_ms));
+	next = earlier(next, watches_turn(c->watches, now_ms));
+	return earlier(next, feed_turn(c->feed, now_ms));
+}
+
+/* ---- life ----------------------------------------------------------------------------- */
+
+static void methods_add(struct controller_box *box, const struct rpc_method *methods, size_t n)
+{
+	for (size_t i = 0; i < n && box->n_methods < METHODS_MAX; i++) {
+		box->methods[box->n_methods] = methods[i];
+		box->methods[box->n_methods++].userdata = &box->c;
+	}
+}
+
+static int parts_new(struct controller *c)
+{
+	const struct registry_options options = { c->config->stale_ms, c->config->hold_ms };
+	int r = registry_new(&options, controller_now_ms(), &c->registry);
+
+	if (r == 0)
+		r = feed_new(c, &c->feed);
+	if (r == 0)
+		r = sessions_new(c, &c->sessions);
+	if (r == 0)
+		r = watches_new(c, &c->watches);
+	if (r == 0)
+		r = mesh_new(c, &c->mesh);
+	return r;
+}
+
+static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER_WHY_MAX])
+{
+	struct controller *c = &box->c;
+	const struct rpc_server_options options = {
+		.listen = (const char *const *)c->config->listen,
+		.ret_ports = ret_ports,
+	};
+	int r = rpc_server_new(c->rpc, &options, &c->server);
+
+	if (r == 0) {
+		methods_add(box, node_service_methods, node_service_n_methods);
+		methods_add(box, mesh_service_methods, mesh_service_n_methods);
+		rpc_server_add(c->server, box->methods, box->n_methods);
+		rpc_server_add_standard(c->server, _binary_mcmesh_pb_start,
+					(size_t)(_binary_mcmesh_pb_end -
+						 _binary_mcmesh_pb_start));
+		r = rpc_server_start(c->server);
+	}
+	if (r < 0)
+		snprintf(why, CONTROLLER_WHY_MAX,
+			 "cannot listen on %s%s: %s (is another controller running?)",
+			 c->config->listen[0], c->config->listen_count > 1 ? " and the others" : "",
+			 strerror(-r));
+	return r;
+}
+
+DEFINE_CLEANUP(struct controller *, controller_free)
+
+int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
+		   struct controller **ret_controller, char why[CONTROLLER_WHY_MAX])
+{
+	static const struct store_events events = { on_event };
+	struct controller_box *box = calloc(1, sizeof(*box));
+	_cleanup_(controller_free_p) struct controller *c = box ? &box->c : NULL;
+	char store_why[STORE_WHY_MAX] = "out of memory";
+	int r;
+
+	snprintf(why, CONTROLLER_WHY_MAX, "out of memory");
+	if (!c)
+		return -ENOMEM;
+	c->config = config;
+	c->rpc = rpc;
+	c->query_ms = CONTROLLER_NEVER;
+	r = store_open(config->store, &events, c, &c->store, store_why);
+	if (r < 0) {
+		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
+		return r;
+	}
+	r = log_new(c->store->epoch, c->store->revision, config->log_tombstones, &c->log);
+	if (r == 0 && !log_segment_get(c->log, 0))
+		r = -ENOMEM;
+	if (r == 0)
+		r = parts_new(c);
+	if (r == 0)
+		r = store_load(c->store);
+	if (r < 0)
+		return r;
+	if (!c->store->is_fresh)
+		registry_set_complete(c->registry);
+	r = serve(box, ret_ports, why);
+	if (r < 0)
+		return r;
+	*ret_controller = TAKE_PTR(c);
+	return 0;
+}
+
+void controller_free(struct controller *c)
+{
+	if (!c)
+		return;
+	rpc_server_free(c->server);
+	mesh_free(c->mesh);
+	watches_free(c->watches);
+	sessions_free(c->sessions);
+	feed_free(c->feed);
+	store_close(c->store);
+	registry_free(c->registry);
+	log_free(c->log);
+	free(c);
+}
+
+static void on_stopped(void *userdata)
+{
+	struct controller *c = userdata;
+
+	c->stopped = true;
+}
+
+void controller_drain(struct controller *c, const char *reason)
+{
+	if (c->draining)
+		return;
+	c->draining = true;
+	rpc_server_set_serving(c->server, false);
+	sessions_drain(c->sessions, reason);
+	watches_drain(c->watches, reason);
+	mesh_drain(c->mesh, reason);
+	rpc_server_shutdown(c->server, CONTROLLER_GRACE_MS, on_stopped, c);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The controller as one object: what main.c runs and tests run in-process.
+ * Services see its members; the rest of the world the functions.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/rpc.h"
+#include "controller/config.h"
+#include "controller/plan/log.h"
+#include "controller/plan/registry.h"
+#include "controller/store/store.h"
+
+#define CONTROLLER_WHY_MAX  512
+#define CONTROLLER_GRACE_MS 2000 /* for streams to end in a drain */
+#define CONTROLLER_NEVER    UINT64_MAX
+
+struct sessions;
+struct feed;
+struct watches;
+struct mesh;
+
+struct controller_counters {
+	uint64_t sessions, takeovers, conflicts, refused_hellos;
+	uint64_t reports, reports_repeated, rows_refused, rows_widened;
+	uint64_t deltas, delta_bytes_built, snapshots, chunks, bookmarks;
+	uint64_t resync_digest, resync_behind, resync_ahead, digest_alarms;
+	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;
+};
+
+struct controller {
+	const struct controller_config *config;
+	struct rpc *rpc;
+	struct rpc_server *server;
+	struct store *store;
+	struct log *log;
+	struct registry *registry;
+	struct sessions *sessions;
+	struct feed *feed;
+	struct watches *watches;
+	struct mesh *mesh;
+	struct controller_counters counters;
+	uint64_t query_ms; /* no question to an agent times out before */
+	bool draining, stopped, failed;
+};
+
+/* Binds and serves. The configuration and the runtime must outlive it; ret_ports
+ * as in rpc_server_options. 0, or -errno with a sentence. */
+int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
+		   struct controller **ret_controller, char why[CONTROLLER_WHY_MAX]);
+/* After it stopped. */
+void controller_free(struct controller *c);
+
+/* One turn of what is due besides RPCs; the CLOCK_MONOTONIC deadline of the next. */
+uint64_t controller_turn(struct controller *c, uint64_t now_ms);
+
+/* Tells agents and watchers, ends streams; `stopped` once all is over. */
+void controller_drain(struct controller *c, const char *reason);
+
+uint64_t controller_now_ms(void);
+
+/* Withdraws all that the node has, fenced by its session. */
+void controller_expire(struct controller *c, struct registry_node *node);

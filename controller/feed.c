@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DOC: feeding the log to agents
+ *
+ * Each subscription (sub) knows one number: the revision of its segment that
+ * it was sent. Whatever is newer in the log is owed; nothing else is kept for
+ * it, so a slow agent costs what the transport already holds, and gets the
+ * difference in one piece when it reads again.
+ *
+ * A change marks its segment. At the end of the loop turn the segment's subs
+ * become ready; for coalesce_ms after that its changes gather. Ready subs are
+ * served FEED_PER_TURN at a time, so that a large fan-out does not hold up
+ * other calls. Subs with the same `sent` get the same serialised bytes.
+ *
+ * A delta is bounded and ends at a revision. When it ends before the newest
+ * one, rows that changed again later are not in it, so the agent's state after
+ * it never was the log's; its acks are compared only from `comparable_from`.
+ *
+ * A snapshot walks the segment in the order of changes with a cursor; rows that
+ * change meanwhile move to the end and come (again). It ends when the walk has
+ * reached the end, at the log's revision of that moment. While the log is not
+ * complete (a store that began empty), it ends without `complete` and is
+ * repeated, whole, once the log is.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller/node_service.h"
+#include "controller/wire.h"
+
+struct cached {
+	uint64_t previous, revision;
+	uint64_t at; /* the log's revision of the segment when it was built */
+	struct rpc_bytes *bytes;
+};
+
+struct feed_segment {
+	struct log_segment *segment;
+	LIST_HEAD(, sub) subs;
+	bool dirty;
+	TAILQ_ENTRY(feed_segment) link, all;
+	struct cached cache[FEED_CACHE];
+	unsigned int next_cache;
+};
+
+struct feed {
+	struct controller *c;
+	TAILQ_HEAD(, sub) ready, waiting;
+	TAILQ_HEAD(, feed_segment) dirty, segments;
+	size_t n_snapshots;
+	uint64_t window_until_ms, bookmark_ms, bookmarked, last_snapshot_id;
+	struct arena arena;
+};
+
+int feed_new(struct controller *c, struct feed **ret_feed)
+{
+	struct feed *feed = calloc(1, sizeof(*feed));
+
+	if (!feed)
+		return -ENOMEM;
+	feed->c = c;
+	TAILQ_INIT(&feed->ready);
+	TAILQ_INIT(&feed->waiting);
+	TAILQ_INIT(&feed->dirty);
+	TAILQ_INIT(&feed->segments);
+	*ret_feed = feed;
+	return 0;
+}
+
+static void cache_clear(struct feed_segment *fs)
+{
+	for (size_t i = 0; i < FEED_CACHE; i++) {
+		rpc_bytes_free(fs->cache[i].bytes);
+		fs->cache[i].bytes = NULL;
+	}
+}
+
+void feed_free(struct feed *feed)
+{
+	struct feed_segment *fs;
+
+	if (!feed)
+		return;
+	while ((fs = TAILQ_FIRST(&feed->segments))) {
+		TAILQ_REMOVE(&feed->segments, fs, all);
+		cache_clear(fs);
+		fs->segment->userdata = NULL;
+		free(fs);
+	}
+	arena_reset(&feed->arena);
+	free(feed);
+}
+
+static struct feed_segment *segment_get(struct feed *feed, struct log_segment *segment)
+{
+	struct feed_segment *fs = segment->userdata;
+
+	if (fs)
+		return fs;
+	fs = calloc(1, sizeof(*fs));
+	if (!fs)
+		abort();
+	fs->segment = segment;
+	LIST_INIT(&fs->subs);
+	TAILQ_INSERT_TAIL(&feed->segments, fs, all);
+	segment->userdata = fs;
+	return fs;
+}
+
+static void sub_make_ready(struct feed *feed, struct sub *sub)
+{
+	if (sub->ready || sub->waiting || sub->blocked)
+		return;
+	sub->ready = true;
+	TAILQ_INSERT_TAIL(&feed->ready, sub, link);
+}
+
+void feed_changed(struct feed *feed, struct log_segment *segment)
+{
+	struct feed_segment *fs = segment->userdata;
+
+	if (!fs || fs->dirty || LIST_EMPTY(&fs->subs))
+		return;
+	fs->dirty = true;
+	TAILQ_INSERT_TAIL(&feed->dirty, fs, link);
+}
+
+/* ---- snapshots ---------------------------------------------------------------- */
+
+static void slot_release(struct feed *feed, struct sub *sub)
+{
+	struct sub *next;
+
+	if (!sub->has_slot)
+		return;
+	sub->has_slot = false;
+	feed->n_snapshots--;
+	next = TAILQ_FIRST(&feed->waiting);
+	if (next) {
+		TAILQ_REMOVE(&feed->waiting, next, link);
+		next->waiting = false;
+		sub_make_ready(feed, next);
+	}
+}
+
+static void snapshot_stop(struct feed *feed, struct sub *sub)
+{
+	if (sub->in_snapshot)
+		log_cursor_close(&sub->cursor);
+	sub->in_snapshot = false;
+	slot_release(feed, sub);
+}
+
+static void snapshot_want(struct feed *feed, struct sub *sub)
+{
+	snapshot_stop(feed, sub);
+	sub->wants_snapshot = true;
+	sub->comparable = false;
+	sub_make_ready(feed, sub);
+}
+
+static bool snapshot_begin(struct feed *feed, struct sub *sub)
+{
+	if (feed->n_snapshots >= FEED_SNAPSHOTS_MAX) {
+		sub->waiting = true;
+		TAILQ_INSERT_TAIL(&feed->waiting, sub, link);
+		return false;
+	}
+	feed->n_snapshots++;
+	sub->has_slot = true;
+	sub->wants_snapshot = false;
+	sub->in_snapshot = true;
+	sub->snapshot_id = ++feed->last_snapshot_id;
+	sub->snapshot_start = log_revision(feed->c->log);
+	sub->snapshot_complete = registry_is_complete(feed->c->registry, controller_now_ms());
+	log_cursor_open(&sub->cursor, sub->segment);
+	feed->c->counters.snapshots++;
+	return true;
+}
+
+/* Rows of one chunk; true when the walk has reached the end. */
+static bool chunk_fill(struct feed *feed, struct sub *sub, Mcmesh__V1__Snapshot *chunk)
+{
+	size_t bytes = 0, n_allocated = FEED_CHUNK_BYTES / 64;
+	struct log_row *row;
+
+	chunk->rows = arena_alloc(&feed->arena, n_allocated * sizeof(*chunk->rows));
+	while ((row = sub->cursor.next)) {
+		size_t size = wire_row_size(row);
+
+		if (chunk->n_rows && (bytes + size > FEED_CHUNK_BYTES ||
+				      chunk->n_rows == n_allocated))
+			return false;
+		log_cursor_next(&sub->cursor);
+		/* Old tombstones say nothing that the sweep does not. */
+		if (row->deleted && sub->snapshot_complete && row->revision <= sub->snapshot_start)
+			continue;
+		chunk->rows[chunk->n_rows++] = wire_change(&feed->arena, row);
+		bytes += size;
+	}
+	return true;
+}
+
+static void snapshot_ended(struct feed *feed, struct sub *sub, uint64_t revision)
+{
+	snapshot_stop(feed, sub);
+	sub->sent = revision;
+	sub->comparable_from = revision;
+	sub->comparable = sub->snapshot_complete;
+	sub->incomplete = !sub->snapshot_complete;
+}
+
+/* True: it has ended. */
+static bool snapshot_continue(struct feed *feed, struct sub *sub)
+{
+	for (int i = 0; i < FEED_CHUNKS_PER_TURN; i++) {
+		Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+		Mcmesh__V1__Snapshot chunk = MCMESH__V1__SNAPSHOT__INIT;
+
+		chunk.segment = sub->segment->id;
+		chunk.id = sub->snapshot_id;
+		chunk.end = chunk_fill(feed, sub, &chunk);
+		if (chunk.end) {
+			chunk.revision = log_revision(feed->c->log);
+			chunk.complete = sub->snapshot_complete;
+		}
+		m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_SNAPSHOT;
+		m.snapshot = &chunk;
+		session_send(sub->session, &m);
+		arena_reset(&feed->arena);
+		feed->c->counters.chunks++;
+		if (chunk.end) {
+			snapshot_ended(feed, sub, chunk.revision);
+			return true;
+		}
+		if (rpc_call_backlog(sub->session->call) > FEED_BACKLOG_MAX)
+			break;
+	}
+	return false;
+}
+
+static void resync(struct feed *feed, struct sub *sub, const char *reason)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Resync resync = MCMESH__V1__RESYNC__INIT;
+
+	resync.segment = sub->segment->id;
+	resync.reason = (char *)reason;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_RESYNC;
+	m.resync = &resync;
+	session_send(sub->session, &m);
+	snapshot_want(feed, sub);
+}
+
+/* ---- deltas ------------------------------------------------------------------- */
+
+static struct rpc_bytes *delta_build(struct feed *feed, struct log_segment *segment,
+				     uint64_t previous, uint64_t *ret_revision)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Delta delta = MCMESH__V1__DELTA__INIT;
+	struct log_row *first = log_segment_after(segment, previous), *row;
+	struct rpc_bytes *bytes;
+	size_t n = 0, size = 0;
+
+	delta.segment = segment->id;
+	delta.previous = previous;
+	delta.revision = log_revision(feed->c->log);
+	for (row = first; row; row = TAILQ_NEXT(row, by_segment)) {
+		struct log_row *next = TAILQ_NEXT(row, by_segment);
+
+		n++;
+		size += wire_row_size(row);
+		/* Only at the end of a revision: half of one is not a state. */
+		if (size > FEED_DELTA_BYTES && next && next->revision != row->revision) {
+			delta.revision = row->revision;
+			break;
+		}
+	}
+	delta.changes = arena_alloc(&feed->arena, n * sizeof(*delta.changes));
+	for (row = first; delta.n_changes < n; row = TAILQ_NEXT(row, by_segment))
+		delta.changes[delta.n_changes++] = wire_change(&feed->arena, row);
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DELTA;
+	m.delta = &delta;
+	bytes = rpc_bytes_new(&m.base);
+	arena_reset(&feed->arena);
+	feed->c->counters.delta_bytes_built++;
+	*ret_revision = delta.revision;
+	return bytes;
+}
+
+static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs,
+				      uint64_t previous)
+{
+	uint64_t at = log_revision(feed->c->log), revision;
+	struct rpc_bytes *bytes;
+	struct cached *cached;
+
+	for (size_t i = 0; i < FEED_CACHE; i++) {
+		cached = &fs->cache[i];
+		if (cached->bytes && cached->at == at && cached->previous == previous)
+			return cached;
+	}
+	bytes = delta_build(feed, fs->segment, previous, &revision);
+	if (!bytes)
+		abort();
+	cached = &fs->cache[fs->next_cache++ % FEED_CACHE];
+	rpc_bytes_free(cached->bytes);
+	*cached = (struct cached){ previous, revision, at, bytes };
+	return cached;
+}
+
+static void delta_send(struct feed *feed, struct sub *sub)
+{
+	const struct cached *d = delta_get(feed, sub->segment->userdata, sub->sent);
+
+	rpc_call_send_bytes(sub->session->call, d->bytes);
+	session_was_sent(sub->session);
+	sub->sent = d->revision;
+	if (d->revision < d->at)
+		sub->comparable_from = d->at;
+	feed->c->counters.deltas++;
+}
+
+/* Sends what is owed until there is nothing, or enough for this turn. */
+static void sub_serve(struct feed *feed, struct sub *sub)
+{
+	if (rpc_call_backlog(sub->session->call) > FEED_BACKLOG_MAX) {
+		sub->blocked = true;
+		feed->c->counters.slow_agents++;
+		return;
+	}
+	if (!sub->in_snapshot && !sub->wants_snapshot && sub->sent < sub->segment->floor) {
+		feed->c->counters.resync_behind++;
+		resync(feed, sub, "the agent fell behind what the log remembers");
+		return;
+	}
+	if (sub->wants_snapshot && !snapshot_begin(feed, sub))
+		return;
+	if (sub->in_snapshot) {
+		if (!snapshot_continue(feed, sub))
+			sub_make_ready(feed, sub);
+		return;
+	}
+	if (sub->sent < sub->segment->revision)
+		delta_send(feed, sub);
+	if (sub->sent < sub->segment->revision)
+		sub_make_ready(feed, sub);
+}
+
+/* ---- sessions come and go -------------------------------------------------------- */
+
+static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
+{
+	uint64_t known = same_epoch ? sub->sent : 0;
+
+	if (same_epoch && known > log_revision(feed->c->log)) {
+		feed->c->counters.resync_ahead++;
+		resync(feed, sub, "the agent is ahead of this log");
+		return;
+	}
+	if (!known || known < sub->segment->floor) {
+		sub->sent = 0;
+		snapshot_want(feed, sub);
+		return;
+	}
+	sub->acked = known;
+	sub->comparable = registry_is_complete(feed->c->registry, controller_now_ms());
+	sub->incomplete = !sub->comparable;
+	sub_make_ready(feed, sub);
+}
+
+void feed_join(struct feed *feed, struct session *s)
+{
+	bool same = s->has_epoch &&
+		    memcmp(s->hello_epoch, log_epoch(feed->c->log), EPOCH_LEN) == 0;
+
+	for (size_t i = 0; i < s->n_subs; i++) {
+		struct feed_segment *fs = segment_get(feed, s->subs[i].segment);
+
+		LIST_INSERT_HEAD(&fs->subs, &s->subs[i], of_segment);
+		sub_start(feed, &s->subs[i], same);
+	}
+}
+
+void feed_leave(struct feed *feed, struct session *s)
+{
+	for (size_t i = 0; i < s->n_subs; i++) {
+		struct sub *sub = &s->subs[i];
+
+		if (sub->ready)
+			TAILQ_REMOVE(&feed->ready, sub, link);
+		if (sub->waiting)
+			TAILQ_REMOVE(&feed->waiting, sub, link);
+		sub->ready = sub->waiting = false;
+		snapshot_stop(feed, sub);
+		LIST_REMOVE(sub, of_segment);
+	}
+}
+
+void feed_drained(struct feed *feed, struct session *s)
+{
+	for (size_t i = 0; i < s->n_subs; i++) {
+		if (s->subs[i].blocked) {
+			s->subs[i].blocked = false;
+			sub_make_ready(feed, &s->subs[i]);
+		}
+	}
+}
+
+void feed_completed(struct feed *feed)
+{
+	struct feed_segment *fs;
+	struct sub *sub;
+
+	TAILQ_FOREACH(fs, &feed->segments, all) {
+		LIST_FOREACH(sub, &fs->subs, of_segment) {
+			if (sub->incomplete || sub->in_snapshot) {
+				sub->incomplete = false;
+				if (!sub->waiting)
+					snapshot_want(feed, sub);
+			}
+		}
+	}
+}
+
+static void ack_compare(struct feed *feed, struct sub *sub, const Mcmesh__V1__SegmentAck *ack)
+{
+	struct digest mine;
+	uint8_t wire[16];
+
+	if (!sub->comparable || ack->revision < sub->comparable_from ||
+	    ack->digest.len != sizeof(wire) ||
+	    !log_digest_at(sub->segment, ack->revision, &mine))
+		return;
+	digest_to_wire(&mine, wire);
+	sub->verified = memcmp(wire, ack->digest.data, sizeof(wire)) == 0;
+	if (sub->verified) {
+		sub->mismatches = 0;
+		return;
+	}
+	sub->mismatches++;
+	if (sub->mismatches == 1) {
+		feed->c->counters.resync_digest++;
+		log_warning("an agent's digest differs, it gets a snapshot node=%s segment=%u "
+			    "revision=%llu",
+			    sub->session->name, sub->segment->id,
+			    (unsigned long long)ack->revision);
+		resync(feed, sub, "the digest differs");
+	} else if (sub->mismatches == 2) {
+		feed->c->counters.digest_alarms++;
+		log_error("an agent's digest differs again after a snapshot node=%s segment=%u",
+			  sub->session->name, sub->segment->id);
+	}
+}
+
+static int sub_cmp(const void *key, const void *element)
+{
+	uint32_t segment = *(const uint32_t *)key;
+	const struct sub *sub = element;
+
+	return (segment > sub->segment->id) - (segment < sub->segment->id);
+}
+
+void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack)
+{
+	uint32_t segment = ack->segment;
+	struct sub *sub = bsearch(&segment, s->subs, s->n_subs, sizeof(*s->subs), sub_cmp);
+
+	if (!sub || ack->revision > sub->sent)
+		return;
+	if (ack->revision > sub->acked)
+		sub->acked = ack->revision;
+	ack_compare(feed, sub, ack);
+}
+
+/* ---- the turn -------------------------------------------------------------------- */
+
+static void flush(struct feed *feed)
+{
+	struct feed_segment *fs;
+	struct sub *sub;
+
+	while ((fs = TAILQ_FIRST(&feed->dirty))) {
+		TAILQ_REMOVE(&feed->dirty, fs, link);
+		fs->dirty = false;
+		LIST_FOREACH(sub, &fs->subs, of_segment)
+			sub_make_ready(feed, sub);
+	}
+}
+
+/* All at the same moment, so that all stay at the same revision and share bytes. */
+static void bookmarks(struct feed *feed)
+{
+	uint64_t revision = log_revision(feed->c->log);
+	struct feed_segment *fs;
+	struct sub *sub;
+
+	if (revision == feed->bookmarked)
+		return;
+	feed->bookmarked = revision;
+	TAILQ_FOREACH(fs, &feed->segments, all) {
+		LIST_FOREACH(sub, &fs->subs, of_segment) {
+			if (sub->blocked || sub->in_snapshot || sub->wants_snapshot ||
+			    sub->sent >= revision || sub->sent < fs->segment->revision)
+				continue;
+			delta_send(feed, sub);
+			feed->c->counters.bookmarks++;
+		}
+	}
+}
+
+uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
+{
+	struct sub *sub;
+
+	if (!TAILQ_EMPTY(&feed->dirty) && now_ms >= feed->window_until_ms) {
+		flush(feed);
+		feed->window_until_ms = now_ms + feed->c->config->coalesce_ms;
+	}
+	if (now_ms >= feed->bookmark_ms) {
+		bookmarks(feed);
+		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
+	}
+	for (int i = 0; i < FEED_PER_TURN && (sub = TAILQ_FIRST(&feed->ready)); i++) {
+		TAILQ_REMOVE(&feed->ready, sub, link);
+		sub->ready = false;
+		sub_serve(feed, sub);
+	}
+	if (!TAILQ_EMPTY(&feed->ready))
+		return now_ms;
+	if (!TAILQ_EMPTY(&feed->dirty))
+		return feed->window_until_ms < feed->bookmark_ms ? feed->window_until_ms :
+								   feed->bookmark_ms;
+	return feed->bookmark_ms;
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mcmesh-controller: options, signals, and the loop. */
+#include <argp.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+
+#include "common/log.h"
+#include "common/rpc.h"
+#include "controller/config.h"
+#include "controller/controller.h"
+
+#define EXIT_USAGE 2
+
+const char *argp_program_version = "mcmesh-controller " MCMESH_VERSION;
+
+struct arguments {
+	const char *config, *listen, *store;
+};
+
+static const struct argp_option options[] = {
+	{ "config", 'c', "FILE", 0, "Configuration file (YAML)", 0 },
+	{ "listen", 'l', "ADDRESS", 0, "Listen here instead of what the file says", 0 },
+	{ "store", 's', "SPEC", 0, "Where the mesh is kept: memory", 0 },
+	{ 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+
+	switch (key) {
+	case 'c':
+		a->config = arg;
+		return 0;
+	case 'l':
+		a->listen = arg;
+		return 0;
+	case 's':
+		a->store = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "unexpected argument \"%s\"", arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* A thread that only waits: every other has the signals blocked. */
+struct signals {
+	sigset_t set;
+	struct rpc *rpc;
+	atomic_bool stop, quit;
+};
+
+static void *signals_wait(void *arg)
+{
+	struct signals *s = arg;
+	int number;
+
+	while (sigwait(&s->set, &number) != 0)
+		;
+	if (!s->quit) {
+		s->stop = true;
+		rpc_wake(s->rpc);
+	}
+	return NULL;
+}
+
+static void on_library_log(const char *line)
+{
+	log_debug("grpc: %s", line);
+}
+
+static int fail(const char *why)
+{
+	fprintf(stderr, "mcmesh-controller: %s\n", why);
+	return EXIT_FAILURE;
+}
+
+static int run(const struct controller_config *config, struct signals *signals)
+{
+	char why[CONTROLLER_WHY_MAX];
+	struct controller *c = NULL;
+	int r = controller_new(config, signals->rpc, NULL, &c, why);
+
+	if (r < 0)
+		return fail(why);
+	log_info("serving listen=%s store=%s", config->listen[0], config->store);
+	sd_notify(0, "READY=1");
+	while (!c->stopped && !c->failed) {
+		if (signals->stop && !c->draining) {
+			sd_notify(0, "STOPPING=1");
+			controller_drain(c, "the controller is stopping: connect elsewhere");
+		}
+		rpc_poll(signals->rpc, controller_turn(c, controller_now_ms()));
+	}
+	r = c->failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	controller_free(c);
+	return r;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct argp argp = { options, parse, NULL,
+					  "The controller of a multicast mesh.", NULL, NULL,
+					  NULL };
+	static struct signals signals;
+	struct controller_config *config = NULL;
+	struct arguments a = { 0 };
+	char why[CONFIG_WHY_MAX];
+	pthread_t thread;
+	int r;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &a);
+	if (controller_config_load(a.config, &config, why) < 0)
+		return fail(why);
+	if ((a.listen && controller_config_set_listen(config, a.listen) < 0) ||
+	    (a.store && controller_config_set_store(config, a.store) < 0))
+		return fail("out of memory");
+	log_open("mcmesh-controller", config->log_level);
+	/* Before gRPC starts its threads, so that they inherit the mask. */
+	sigemptyset(&signals.set);
+	sigaddset(&signals.set, SIGTERM);
+	sigaddset(&signals.set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &signals.set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	rpc_set_log(on_library_log);
+	if (rpc_new(&signals.rpc) < 0 || pthread_create(&thread, NULL, signals_wait, &signals))
+		return fail("cannot start the RPC runtime");
+	r = run(config, &signals);
+	signals.quit = true;
+	pthread_kill(thread, SIGTERM);
+	pthread_join(thread, NULL);
+	rpc_free(signals.rpc);
+	controller_config_free(config);
+	return r;
+}

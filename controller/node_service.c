@@ -1,0 +1,721 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DOC: NodeService, the agents' sessions
+ *
+ * A session is one Sync stream. It is OPENED until its Hello, ASKING while the
+ * store decides whether it may speak for the node, ACTIVE, ENDED. The registry
+ * points to a node's session and to one only; a newer session of the same
+ * instance takes the node over and the older ends with ABORTED.
+ *
+ * Reports are committed one after the other for each session: the difference
+ * to the log is taken when a report's turn comes, and the log has the reports
+ * before it by then. The parts of a full report are gathered; only its last
+ * part (FULL_END) is committed and answered.
+ *
+ * A session object outlives its stream while the store still has a call with
+ * its name (in_flight).
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "controller/mesh_service.h"
+#include "controller/node_service.h"
+#include "controller/wire.h"
+
+struct sessions {
+	struct controller *c;
+	TAILQ_HEAD(, session) all, by_sent;
+	size_t n;
+};
+
+int sessions_new(struct controller *c, struct sessions **ret_sessions)
+{
+	struct sessions *ss = calloc(1, sizeof(*ss));
+
+	if (!ss)
+		return -ENOMEM;
+	ss->c = c;
+	TAILQ_INIT(&ss->all);
+	TAILQ_INIT(&ss->by_sent);
+	*ret_sessions = ss;
+	return 0;
+}
+
+void sessions_free(struct sessions *ss)
+{
+	free(ss);
+}
+
+size_t sessions_count(const struct sessions *ss)
+{
+	return ss->n;
+}
+
+struct session *sessions_first(struct sessions *ss)
+{
+	return TAILQ_FIRST(&ss->all);
+}
+
+static void pending_free(struct pending_report *p)
+{
+	report_free(p->report);
+	free(p);
+}
+
+static void session_free(struct session *s)
+{
+	struct pending_report *p;
+
+	while ((p = TAILQ_FIRST(&s->reports))) {
+		TAILQ_REMOVE(&s->reports, p, link);
+		pending_free(p);
+	}
+	report_free(s->gathering);
+	free(s->subs);
+	free(s);
+}
+
+void session_was_sent(struct session *s)
+{
+	struct sessions *ss = s->c->sessions;
+
+	if (s->state != SESSION_ACTIVE)
+		return;
+	s->sent_ms = controller_now_ms();
+	TAILQ_REMOVE(&ss->by_sent, s, by_sent);
+	TAILQ_INSERT_TAIL(&ss->by_sent, s, by_sent);
+}
+
+int session_send(struct session *s, const Mcmesh__V1__ControllerMessage *message)
+{
+	if (!s->call)
+		return -EPIPE;
+	session_was_sent(s);
+	return rpc_call_send(s->call, &message->base);
+}
+
+void session_end(struct session *s, int status, const char *text)
+{
+	struct controller *c = s->c;
+
+	if (s->state == SESSION_ENDED)
+		return;
+	if (s->state == SESSION_ACTIVE) {
+		feed_leave(c->feed, s);
+		TAILQ_REMOVE(&c->sessions->by_sent, s, by_sent);
+	}
+	s->state = SESSION_ENDED;
+	if (s->node && s->node->session == s)
+		registry_disconnect(c->registry, s->node);
+	s->node = NULL;
+	query_end_all(s, RPC_UNAVAILABLE, "the node's agent went away");
+	if (s->call)
+		rpc_call_finish(s->call, status, "%s", text);
+	mesh_converge(c->mesh);
+}
+
+/* ---- Hello --------------------------------------------------------------------- */
+
+/* RFC 1123 labels, joined by dots. */
+static bool is_node_name(const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len == 0 || len >= LOG_NAME_MAX)
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		bool edge = i == 0 || i + 1 == len || name[i - 1] == '.' || name[i + 1] == '.';
+
+		if (isalnum((unsigned char)name[i]) || (name[i] == '-' && !edge) ||
+		    (name[i] == '.' && i && i + 1 < len && name[i - 1] != '.'))
+			continue;
+		return false;
+	}
+	return true;
+}
+
+static bool is_vtep(const struct addr *a)
+{
+	return !addr_is_unspecified(a) && !addr_is_multicast(a) && !addr_is_null(a) &&
+	       !(addr_is_v4(a) && addr_to_be32(a) == UINT32_MAX);
+}
+
+static int hello_fail(struct session *s, int status, const char *text)
+{
+	s->c->counters.refused_hellos++;
+	session_end(s, status, text);
+	return -EPROTO;
+}
+
+static int sub_order(const void *a, const void *b)
+{
+	uint32_t x = ((const struct sub *)a)->segment->id, y = ((const struct sub *)b)->segment->id;
+
+	return (x > y) - (x < y);
+}
+
+/* Segment 0 and what it names, each once, in order. */
+static int hello_subscribe(struct session *s, const Mcmesh__V1__Hello *h)
+{
+	if (h->n_segments > NODE_SEGMENTS_MAX)
+		return hello_fail(s, RPC_INVALID_ARGUMENT, "too many segments in the Hello");
+	s->subs = calloc(h->n_segments + 1, sizeof(*s->subs));
+	if (!s->subs)
+		return hello_fail(s, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
+	s->subs[0].segment = log_segment_get(s->c->log, 0);
+	s->n_subs = 1;
+	for (size_t i = 0; i < h->n_segments; i++) {
+		const Mcmesh__V1__Subscription *q = h->segments[i];
+		struct log_segment *segment;
+		size_t j;
+
+		if (q->segment > REPORT_SEGMENT_MAX)
+			return hello_fail(s, RPC_INVALID_ARGUMENT,
+					  "a segment is not a VNI (0 to 16777215)");
+		segment = log_segment_get(s->c->log, q->segment);
+		if (!segment)
+			return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
+					  "the mesh has too many segments");
+		for (j = 0; j < s->n_subs && s->subs[j].segment != segment; j++)
+			;
+		s->subs[j].segment = segment;
+		s->subs[j].sent = q->revision;
+		s->n_subs = j == s->n_subs ? j + 1 : s->n_subs;
+	}
+	for (size_t i = 0; i < s->n_subs; i++)
+		s->subs[i].session = s;
+	qsort(s->subs, s->n_subs, sizeof(*s->subs), sub_order);
+	return 0;
+}
+
+static int hello_expect(struct session *s, const Mcmesh__V1__Hello *h)
+{
+	struct registry *r = s->c->registry;
+
+	if (h->n_known_nodes > NODE_KNOWN_MAX)
+		return hello_fail(s, RPC_INVALID_ARGUMENT, "too many known nodes in the Hello");
+	for (size_t i = 0; i < h->n_known_nodes; i++) {
+		if (!is_node_name(h->known_nodes[i]))
+			return hello_fail(s, RPC_INVALID_ARGUMENT,
+					  "a known node's name is not a host name");
+		registry_expect(r, h->known_nodes[i]);
+	}
+	registry_expect(r, s->name);
+	return 0;
+}
+
+static int hello_parse(struct session *s, const Mcmesh__V1__Hello *h)
+{
+	if (h->protocol_min > NODE_PROTOCOL || h->protocol_max < NODE_PROTOCOL)
+		return hello_fail(s, RPC_FAILED_PRECONDITION,
+				  "this controller speaks protocol version 1 only: use an agent "
+				  "that does");
+	if (!is_node_name(h->node))
+		return hello_fail(s, RPC_INVALID_ARGUMENT,
+				  "the node's name must be a host name (RFC 1123) of at most 63 "
+				  "characters");
+	if (addr_from_wire(h->vtep.data, h->vtep.len, &s->vtep) < 0 || !is_vtep(&s->vtep))
+		return hello_fail(s, RPC_INVALID_ARGUMENT,
+				  "the VTEP must be a unicast IPv4 or IPv6 address");
+	if (h->instance.len != STORE_INSTANCE_LEN)
+		return hello_fail(s, RPC_INVALID_ARGUMENT, "the instance id must have 16 bytes");
+	if (h->epoch.len != 0 && h->epoch.len != EPOCH_LEN)
+		return hello_fail(s, RPC_INVALID_ARGUMENT, "the epoch must have 16 bytes or none");
+	strncpy(s->name, h->node, sizeof(s->name) - 1);
+	strncpy(s->version, h->version, sizeof(s->version) - 1);
+	memcpy(s->instance, h->instance.data, sizeof(s->instance));
+	s->start_count = h->start_count;
+	s->attempt = h->attempt;
+	s->has_epoch = h->epoch.len == EPOCH_LEN;
+	if (s->has_epoch)
+		memcpy(s->hello_epoch, h->epoch.data, EPOCH_LEN);
+	return 0;
+}
+
+static void welcome(struct session *s)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Welcome w = MCMESH__V1__WELCOME__INIT;
+	struct controller *c = s->c;
+
+	w.protocol = NODE_PROTOCOL;
+	w.epoch.data = (uint8_t *)log_epoch(c->log);
+	w.epoch.len = EPOCH_LEN;
+	w.revision = log_revision(c->log);
+	w.session = s->id;
+	w.heartbeat_ms = c->config->heartbeat_ms;
+	w.hold_ms = c->config->hold_ms;
+	w.controller = c->config->name;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME;
+	m.welcome = &w;
+	session_send(s, &m);
+}
+
+static void session_release(struct session *s)
+{
+	s->in_flight--;
+	if (!s->call && !s->in_flight)
+		session_free(s);
+}
+
+static void node_committed(void *userdata, int result, uint64_t revision)
+{
+	struct session *s = userdata;
+
+	if (result == -ESTALE)
+		session_end(s, RPC_ABORTED, "a newer session of this node took over");
+	else if (result < 0)
+		session_end(s, RPC_UNAVAILABLE, "the store failed: connect again");
+	session_release(s);
+}
+
+static void node_row_commit(struct session *s)
+{
+	struct log_row *row = log_find_live(s->c->log, LOG_NODE, 0, s->name, NULL, NULL);
+	struct log_change change = { .kind = LOG_NODE, .node = s->name, .vtep = s->vtep };
+	struct store_txn txn = { .node = s->name, .session = s->id, .changes = &change,
+				 .n_changes = 1 };
+
+	if (row && addr_equal(&row->vtep, &s->vtep))
+		return;
+	s->in_flight++;
+	store_commit(s->c->store, &txn, node_committed, s);
+}
+
+/* The store gave the session: the node is this stream's now. */
+static int session_take_node(struct session *s)
+{
+	struct registry *registry = s->c->registry;
+	struct registry_node *node = registry_find(registry, s->name), *other;
+	struct session *old;
+
+	other = registry_find_vtep(registry, &s->vtep, s->name);
+	if (other)
+		controller_expire(s->c, other); /* not alive: see hello_conflict() */
+	if (!node && registry_add(registry, s->name, controller_now_ms(), &node) < 0)
+		return hello_fail(s, RPC_RESOURCE_EXHAUSTED, "the mesh has too many nodes");
+	old = node->session;
+	if (old) {
+		s->c->counters.takeovers++;
+		session_end(old, RPC_ABORTED, "a newer session of this node took over");
+	}
+	s->node = node;
+	node->vtep = s->vtep;
+	node->session_id = s->id;
+	node->start_count = s->start_count;
+	node->attempt = s->attempt;
+	memcpy(node->instance, s->instance, sizeof(node->instance));
+	memcpy(node->version, s->version, sizeof(node->version));
+	registry_connect(registry, node, s, controller_now_ms());
+	registry_touch(registry, node);
+	return 0;
+}
+
+static void session_decided(void *userdata, int result, uint64_t id, uint64_t last_sequence)
+{
+	struct session *s = userdata;
+	struct sessions *ss = s->c->sessions;
+
+	if (s->state != SESSION_ASKING) {
+		session_release(s);
+		return;
+	}
+	if (result == -EEXIST) {
+		s->c->counters.conflicts++;
+		hello_fail(s, RPC_ALREADY_EXISTS,
+			   "another agent with this node name is alive: give each node its own "
+			   "name");
+	} else if (result == -ESTALE) {
+		hello_fail(s, RPC_ABORTED, "a newer session of this node took over");
+	} else if (result < 0) {
+		hello_fail(s, RPC_UNAVAILABLE, "the store failed: connect again");
+	} else {
+		s->id = id;
+		s->last_sequence = last_sequence;
+		if (session_take_node(s) == 0) {
+			s->state = SESSION_ACTIVE;
+			s->c->counters.sessions++;
+			TAILQ_INSERT_TAIL(&ss->by_sent, s, by_sent);
+			welcome(s);
+			feed_join(s->c->feed, s);
+			node_row_commit(s);
+			log_info("an agent connected node=%s peer=%s", s->name,
+				 rpc_call_peer(s->call));
+		}
+	}
+	session_release(s);
+}
+
+static int hello_conflict(struct session *s, bool *ret_alive)
+{
+	struct registry *registry = s->c->registry;
+	struct registry_node *node = registry_find(registry, s->name), *other;
+
+	other = registry_find_vtep(registry, &s->vtep, s->name);
+	if (other && registry_is_alive(other)) {
+		s->c->counters.conflicts++;
+		return hello_fail(s, RPC_ALREADY_EXISTS,
+				  "another living node has this VTEP: give each node its own");
+	}
+	if (!node && registry_count(registry) >= s->c->config->limits.agents)
+		return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
+				  "the mesh has as many agents as limits.agents allows");
+	*ret_alive = node && registry_is_alive(node);
+	return 0;
+}
+
+static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
+{
+	struct store_session request;
+	bool alive;
+
+	if (s->state != SESSION_OPENED) {
+		session_end(s, RPC_INVALID_ARGUMENT, "a second Hello on one stream");
+		return;
+	}
+	if (hello_parse(s, h) < 0 || hello_conflict(s, &alive) < 0 || hello_subscribe(s, h) < 0 ||
+	    hello_expect(s, h) < 0)
+		return;
+	s->state = SESSION_ASKING;
+	request = (struct store_session){ .node = s->name, .start_count = s->start_count,
+					  .attempt = s->attempt, .holder_alive = alive };
+	memcpy(request.instance, s->instance, sizeof(request.instance));
+	s->in_flight++;
+	store_session(s->c->store, &request, session_decided, s);
+}
+
+/* ---- reports ------------------------------------------------------------------- */
+
+static void accepted(struct session *s, struct report *report, uint64_t sequence,
+		     uint64_t revision)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Accepted a = MCMESH__V1__ACCEPTED__INIT;
+	struct arena arena = ARENA_NULL;
+	const struct report_refusal *refusals = NULL;
+
+	a.sequence = sequence;
+	a.revision = revision;
+	a.n_refused = report ? report_refusals(report, &refusals) : 0;
+	a.refused = arena_alloc(&arena, (a.n_refused + 1) * sizeof(*a.refused));
+	for (size_t i = 0; i < a.n_refused; i++) {
+		Mcmesh__V1__Refusal *r = arena_alloc(&arena, sizeof(*r));
+
+		mcmesh__v1__refusal__init(r);
+		r->segment = refusals[i].segment;
+		r->group.data = (uint8_t *)addr_to_wire(&refusals[i].group, &r->group.len);
+		r->reason = (char *)refusals[i].reason;
+		a.refused[i] = r;
+	}
+	s->c->counters.rows_refused += a.n_refused;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED;
+	m.accepted = &a;
+	session_send(s, &m);
+	arena_reset(&arena);
+}
+
+static void reports_run(struct session *s);
+
+static void report_committed(void *userdata, int result, uint64_t revision)
+{
+	struct session *s = userdata;
+	struct pending_report *p = TAILQ_FIRST(&s->reports);
+
+	TAILQ_REMOVE(&s->reports, p, link);
+	s->n_reports--;
+	s->committing = false;
+	if (result == 0) {
+		s->last_sequence = p->sequence;
+		if (s->state == SESSION_ACTIVE)
+			accepted(s, p->report, p->sequence, revision);
+		if (p->full && registry_reported(s->c->registry, s->name))
+			feed_completed(s->c->feed);
+	} else if (result == -ESTALE) {
+		session_end(s, RPC_ABORTED, "a newer session of this node took over");
+	} else {
+		session_end(s, RPC_UNAVAILABLE, "the store failed: connect again");
+	}
+	pending_free(p);
+	reports_run(s);
+	session_release(s);
+}
+
+/* The first in the queue; the next when it is done. */
+static void reports_run(struct session *s)
+{
+	struct pending_report *p;
+	struct store_txn txn;
+
+	if (s->running)
+		return; /* from a store that answers at once */
+	s->running = true;
+	while (!s->committing && s->state == SESSION_ACTIVE && (p = TAILQ_FIRST(&s->reports))) {
+		txn = (struct store_txn){ .node = s->name, .session = s->id,
+					  .sequence = p->sequence };
+		if (report_diff(p->report, s->c->log, s->name, p->full, &txn.changes,
+				&txn.n_changes) < 0) {
+			session_end(s, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
+			break;
+		}
+		s->committing = true;
+		s->in_flight++;
+		store_commit(s->c->store, &txn, report_committed, s);
+	}
+	s->running = false;
+}
+
+static int row_take(struct session *s, struct report *report, const Mcmesh__V1__MemberChange *m)
+{
+	struct filter filter = FILTER_NULL;
+	struct addr group = ADDR_NULL;
+	bool widened = false;
+	int r;
+
+	if (m->segment == 0 || m->segment > REPORT_SEGMENT_MAX ||
+	    !log_segment_get(s->c->log, m->segment))
+		return report_refuse(report, m->segment, &group,
+				     "the segment is not one that the mesh can have");
+	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
+	    !addr_is_multicast(&group))
+		return report_refuse(report, m->segment, &group, "not a multicast group");
+	if (m->deleted)
+		return report_delete(report, m->segment, &group);
+	r = wire_filter(m->mode, m->sources, m->n_sources, &filter);
+	if (r == -EINVAL)
+		return report_refuse(report, m->segment, &group,
+				     "a source is not a unicast address, or the mode is unknown");
+	if (r == 0)
+		r = report_put(report, m->segment, &group, &filter, &widened);
+	filter_deinit(&filter);
+	s->c->counters.rows_widened += widened;
+	return r;
+}
+
+static int report_gather(struct session *s, const Mcmesh__V1__Report *m)
+{
+	const struct report_limits limits = {
+		.groups_per_node = s->c->config->limits.groups_per_node,
+		.sources_per_member = s->c->config->limits.sources_per_member,
+	};
+	int r = 0;
+
+	if (m->n_members > NODE_REPORT_ROWS_MAX)
+		return -E2BIG;
+	if (!s->gathering)
+		r = report_new(&limits, &s->gathering);
+	for (size_t i = 0; r == 0 && i < m->n_members; i++)
+		r = row_take(s, s->gathering, m->members[i]);
+	return r;
+}
+
+static void on_report(struct session *s, const Mcmesh__V1__Report *m)
+{
+	bool full = m->kind == MCMESH__V1__REPORT__KIND__FULL_END;
+	struct pending_report *p;
+	int r;
+
+	s->c->counters.reports++;
+	if (m->sequence == 0) {
+		session_end(s, RPC_INVALID_ARGUMENT, "a report's sequence starts at 1");
+		return;
+	}
+	/* A delta between the parts of a full report belongs to what is gathered. */
+	r = report_gather(s, m);
+	if (r < 0) {
+		session_end(s, RPC_RESOURCE_EXHAUSTED,
+			    r == -ENOSPC || r == -E2BIG ? "a report has too many rows: split it" :
+							  "the controller is out of memory");
+		return;
+	}
+	if (m->kind == MCMESH__V1__REPORT__KIND__FULL)
+		return;
+	if (m->sequence <= s->last_sequence) {
+		s->c->counters.reports_repeated++;
+		accepted(s, NULL, m->sequence, log_revision(s->c->log));
+		report_free(TAKE_PTR(s->gathering));
+		/* The rows are in the log already, so the node has reported. */
+		if (full && registry_reported(s->c->registry, s->name))
+			feed_completed(s->c->feed);
+		return;
+	}
+	p = s->n_reports < NODE_REPORTS_QUEUED ? calloc(1, sizeof(*p)) : NULL;
+	if (!p) {
+		session_end(s, RPC_RESOURCE_EXHAUSTED, "too many reports wait for the store");
+		return;
+	}
+	p->report = TAKE_PTR(s->gathering);
+	p->sequence = m->sequence;
+	p->full = full;
+	TAILQ_INSERT_TAIL(&s->reports, p, link);
+	s->n_reports++;
+	reports_run(s);
+}
+
+/* ---- the stream ------------------------------------------------------------------ */
+
+static void on_ack(struct session *s, const Mcmesh__V1__Ack *ack)
+{
+	for (size_t i = 0; i < ack->n_segments && i <= NODE_SEGMENTS_MAX; i++)
+		feed_ack(s->c->feed, s, ack->segments[i]);
+	mesh_converge(s->c->mesh);
+}
+
+static void on_active(struct session *s, const Mcmesh__V1__AgentMessage *m)
+{
+	registry_heard(s->c->registry, s->node, controller_now_ms());
+	switch (m->message_case) {
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT:
+		on_report(s, m->report);
+		break;
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK:
+		on_ack(s, m->ack);
+		break;
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER:
+		query_answered(s, m->answer);
+		break;
+	default: /* heartbeats, statistics, what a newer agent says */
+		break;
+	}
+}
+
+static void sync_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Mcmesh__V1__AgentMessage *m = (const Mcmesh__V1__AgentMessage *)message;
+	struct session *s = rpc_call_userdata(call);
+
+	if (s->state == SESSION_ENDED)
+		return;
+	if (!m)
+		session_end(s, RPC_OK, "");
+	else if (m->message_case == MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO)
+		on_hello(s, m->hello);
+	else if (s->state == SESSION_ACTIVE)
+		on_active(s, m);
+	else
+		session_end(s, RPC_INVALID_ARGUMENT, "the first message must be a Hello");
+}
+
+static void sync_drained(struct rpc_call *call)
+{
+	struct session *s = rpc_call_userdata(call);
+
+	if (s->state == SESSION_ACTIVE)
+		feed_drained(s->c->feed, s);
+}
+
+static void sync_close(struct rpc_call *call, int status, const char *text)
+{
+	struct session *s = rpc_call_userdata(call);
+	struct sessions *ss = s->c->sessions;
+
+	if (s->state == SESSION_ACTIVE)
+		log_info("an agent went away node=%s", s->name);
+	s->call = NULL;
+	session_end(s, RPC_CANCELLED, "");
+	TAILQ_REMOVE(&ss->all, s, all);
+	ss->n--;
+	if (!s->in_flight)
+		session_free(s);
+}
+
+static void sync_open(struct rpc_call *call)
+{
+	struct controller *c = rpc_call_userdata(call);
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		abort();
+	s->c = c;
+	s->call = call;
+	TAILQ_INIT(&s->reports);
+	TAILQ_INIT(&s->queries);
+	TAILQ_INSERT_TAIL(&c->sessions->all, s, all);
+	c->sessions->n++;
+	rpc_call_set_userdata(call, s);
+	if (c->draining)
+		session_end(s, RPC_UNAVAILABLE, "the controller is stopping: connect elsewhere");
+	else if (c->sessions->n > 2 * (size_t)c->config->limits.agents)
+		session_end(s, RPC_RESOURCE_EXHAUSTED, "the controller has too many streams");
+}
+
+const struct rpc_method node_service_methods[] = {
+	{ "/mcmesh.v1.NodeService/Sync", &mcmesh__v1__agent_message__descriptor,
+	  &mcmesh__v1__controller_message__descriptor,
+	  { sync_message, sync_drained, sync_close }, sync_open, NULL },
+};
+const size_t node_service_n_methods = ARRAY_SIZE(node_service_methods);
+
+uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
+{
+	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	uint64_t next = CONTROLLER_NEVER, at;
+	struct session *s;
+
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_HEARTBEAT;
+	m.heartbeat = &heartbeat;
+	while ((s = TAILQ_FIRST(&ss->by_sent)) &&
+	       now_ms >= s->sent_ms + ss->c->config->heartbeat_ms) {
+		/* A stream that takes nothing needs no heartbeats queued on top. */
+		if (rpc_call_backlog(s->call) > FEED_BACKLOG_MAX)
+			session_was_sent(s);
+		else
+			session_send(s, &m);
+	}
+	if (s)
+		next = s->sent_ms + ss->c->config->heartbeat_ms;
+	if (now_ms >= ss->c->query_ms) {
+		ss->c->query_ms = CONTROLLER_NEVER;
+		TAILQ_FOREACH(s, &ss->all, all) {
+			at = query_turn(s, now_ms);
+			ss->c->query_ms = at < ss->c->query_ms ? at : ss->c->query_ms;
+		}
+	}
+	return ss->c->query_ms < next ? ss->c->query_ms : next;
+}
+
+void sessions_drain(struct sessions *ss, const char *reason)
+{
+	Mcmesh__V1__Drain drain = MCMESH__V1__DRAIN__INIT;
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	struct session *s, *next;
+
+	drain.reason = (char *)reason;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DRAIN;
+	m.drain = &drain;
+	for (s = TAILQ_FIRST(&ss->all); s; s = next) {
+		next = TAILQ_NEXT(s, all);
+		if (s->state == SESSION_ACTIVE)
+			session_send(s, &m);
+		session_end(s, RPC_UNAVAILABLE, reason);
+	}
+}
+
+bool session_has_applied(const struct session *s, uint64_t revision)
+{
+	for (size_t i = 0; i < s->n_subs; i++) {
+		const struct sub *sub = &s->subs[i];
+
+		if (sub->wants_snapshot || sub->in_snapshot ||
+		    (sub->acked < revision && sub->acked < sub->segment->revision))
+			return false;
+	}
+	return true;
+}
+
+uint64_t session_applied(const struct session *s)
+{
+	uint64_t applied = log_revision(s->c->log);
+
+	for (size_t i = 0; i < s->n_subs; i++) {
+		const struct sub *sub = &s->subs[i];
+
+		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
+		     sub->in_snapshot) && sub->acked < applied)
+			applied = sub->acked;
+	}
+	return applied;
+}

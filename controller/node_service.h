@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * NodeService and what the rest of the controller sees of it: sessions, the
+ * feed of the log to them (feed.c), and questions to agents.
+ */
+#include <sys/queue.h>
+
+#include "controller/controller.h"
+#include "controller/plan/report.h"
+#include "mcmesh/v1/node.pb-c.h"
+
+#define NODE_SEGMENTS_MAX      1024 /* subscriptions of one agent */
+#define NODE_KNOWN_MAX	       REGISTRY_NODES_MAX
+#define NODE_REPORT_ROWS_MAX   16384 /* of one message */
+#define NODE_REPORTS_QUEUED    256 /* while the store works */
+#define NODE_QUERIES_MAX       64 /* open, for one agent */
+#define NODE_QUERY_TIMEOUT_MS  2000
+#define NODE_PROTOCOL	       1
+
+#define FEED_BACKLOG_MAX       (256 * 1024) /* bytes queued for an agent before it counts as slow */
+#define FEED_DELTA_BYTES       (512 * 1024)
+#define FEED_CHUNK_BYTES       (60 * 1024)
+#define FEED_CHUNKS_PER_TURN   8
+#define FEED_PER_TURN	       64 /* streams served between two looks at other RPCs */
+#define FEED_SNAPSHOTS_MAX     64 /* at the same time */
+#define FEED_CACHE	       8 /* serialised deltas of a segment */
+#define FEED_BOOKMARK_MS       5000
+
+struct session;
+
+/* One agent's place in one segment. */
+struct sub {
+	struct session *session;
+	struct log_segment *segment;
+	uint64_t sent, acked;
+	/* Acks below it speak of a state that never was in the log. */
+	uint64_t comparable_from;
+	bool comparable;
+	bool wants_snapshot, in_snapshot, has_slot;
+	bool incomplete; /* its last snapshot did not sweep */
+	bool ready, waiting, blocked;
+	uint64_t snapshot_id, snapshot_start;
+	bool snapshot_complete;
+	unsigned int mismatches;
+	bool verified; /* the last ack that was compared was equal */
+	struct log_cursor cursor;
+	TAILQ_ENTRY(sub) link; /* ready or waiting */
+	LIST_ENTRY(sub) of_segment;
+};
+
+enum session_state {
+	SESSION_OPENED, /* no Hello yet */
+	SESSION_ASKING, /* the store decides */
+	SESSION_ACTIVE,
+	SESSION_ENDED,
+};
+
+struct pending_report {
+	struct report *report;
+	uint64_t sequence;
+	bool full;
+	TAILQ_ENTRY(pending_report) link;
+};
+
+struct query;
+typedef void query_done(void *userdata, int status, const char *text,
+			const Mcmesh__V1__Answer *part);
+
+struct session {
+	struct controller *c;
+	struct rpc_call *call; /* NULL: closed */
+	enum session_state state;
+	unsigned int in_flight; /* store calls that name the session */
+	char name[LOG_NAME_MAX];
+	char version[REGISTRY_VERSION_MAX];
+	struct addr vtep;
+	uint8_t instance[STORE_INSTANCE_LEN];
+	uint64_t start_count, attempt;
+	uint8_t hello_epoch[EPOCH_LEN];
+	bool has_epoch;
+	struct registry_node *node; /* while it is the node's session */
+	uint64_t id, last_sequence, sent_ms;
+	struct sub *subs;
+	size_t n_subs;
+	struct report *gathering;
+	TAILQ_HEAD(, pending_report) reports;
+	size_t n_reports;
+	bool committing, running;
+	TAILQ_HEAD(, query) queries;
+	size_t n_queries;
+	TAILQ_ENTRY(session) by_sent;
+	TAILQ_ENTRY(session) all;
+};
+
+/* ---- node_service.c ------------------------------------------------------- */
+
+int sessions_new(struct controller *c, struct sessions **ret_sessions);
+void sessions_free(struct sessions *sessions);
+extern const struct rpc_method node_service_methods[];
+extern const size_t node_service_n_methods;
+/* Heartbeats and timeouts; the next deadline. */
+uint64_t sessions_turn(struct sessions *sessions, uint64_t now_ms);
+void sessions_drain(struct sessions *sessions, const char *reason);
+size_t sessions_count(const struct sessions *sessions);
+/* Ends the session with a status; its subs and queries go at once. */
+void session_end(struct session *s, int status, const char *text);
+int session_send(struct session *s, const Mcmesh__V1__ControllerMessage *message);
+void session_was_sent(struct session *s);
+struct session *sessions_first(struct sessions *sessions);
+/* Has the session acknowledged everything up to the revision, as it is? */
+bool session_has_applied(const struct session *s, uint64_t revision);
+uint64_t session_applied(const struct session *s);
+
+/* done comes for each part, the last with part->more unset, or once with an error. */
+int session_query(struct session *s, Mcmesh__V1__Query *query, query_done *done, void *userdata);
+void session_query_forget(struct session *s, void *userdata);
+
+/* ---- query.c --------------------------------------------------------------- */
+
+void query_answered(struct session *s, const Mcmesh__V1__Answer *answer);
+void query_end_all(struct session *s, int status, const char *text);
+/* The next deadline of the session's queries. */
+uint64_t query_turn(struct session *s, uint64_t now_ms);
+
+/* ---- feed.c ---------------------------------------------------------------- */
+
+int feed_new(struct controller *c, struct feed **ret_feed);
+void feed_free(struct feed *feed);
+/* A segment has a new revision. */
+void feed_changed(struct feed *feed, struct log_segment *segment);
+/* The log became complete: snapshots that could not sweep are repeated. */
+void feed_completed(struct feed *feed);
+void feed_join(struct feed *feed, struct session *s);
+void feed_leave(struct feed *feed, struct session *s);
+void feed_drained(struct feed *feed, struct session *s);
+void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack);
+uint64_t feed_turn(struct feed *feed, uint64_t now_ms);

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DOC: nodes and their state machine
+ *
+ *	           heard                      stale_ms of silence
+ *	STALE ───────────────► CONNECTED ───────────────────────────► STALE
+ *	STALE ── hold_ms of silence ─────────────────────────────────► removed
+ *	draining, and its session has ended ─────────────────────────► removed
+ *
+ * Draining is a mark beside the state: traffic goes on, only the hold is
+ * skipped when the session ends. It ends with the node, so a node that was
+ * drained, upgraded and started again comes back as any other.
+ *
+ * Nodes of each state hang in a list in the order in which they were heard, so
+ * a deadline is always at the head and hearing a node costs one move.
+ *
+ * Mass silence. When a removal comes due while more than one node in five (and
+ * at least three) is STALE, the fault is more likely here or in the network
+ * than in the nodes: removals freeze, counted as an alarm. They thaw when so
+ * many have come back that the share is small again, or after one more hold
+ * time, when what is due goes.
+ */
+#include "controller/plan/registry.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct expected {
+	char name[REGISTRY_NAME_MAX];
+	bool reported;
+	UT_hash_handle hh;
+};
+
+struct registry {
+	struct registry_options options;
+	uint64_t start_ms;
+	struct registry_node *nodes;
+	struct registry_nodes connected, stale; /* by heard_ms */
+	struct registry_nodes changed; /* by serial */
+	size_t n_stale, n_draining;
+	uint64_t serial;
+	bool frozen, thawed;
+	uint64_t frozen_until_ms, freezes;
+	struct expected *expected;
+	size_t n_missing;
+	bool complete;
+};
+
+int registry_new(const struct registry_options *options, uint64_t now_ms,
+		 struct registry **ret_registry)
+{
+	struct registry *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return -ENOMEM;
+	r->options = *options;
+	r->start_ms = now_ms;
+	TAILQ_INIT(&r->connected);
+	TAILQ_INIT(&r->stale);
+	TAILQ_INIT(&r->changed);
+	*ret_registry = r;
+	return 0;
+}
+
+static void expected_clear(struct registry *r)
+{
+	struct expected *e, *tmp;
+
+	HASH_ITER(hh, r->expected, e, tmp) {
+		HASH_DEL(r->expected, e);
+		free(e);
+	}
+	r->n_missing = 0;
+}
+
+void registry_free(struct registry *r)
+{
+	struct registry_node *node, *tmp;
+
+	if (!r)
+		return;
+	HASH_ITER(hh, r->nodes, node, tmp) {
+		HASH_DEL(r->nodes, node);
+		free(node);
+	}
+	expected_clear(r);
+	free(r);
+}
+
+struct registry_node *registry_find(const struct registry *r, const char *name)
+{
+	struct registry_node *node;
+
+	HASH_FIND_STR(r->nodes, name, node);
+	return node;
+}
+
+/* Only at Hellos: a walk over the nodes is cheap beside a handshake. */
+struct registry_node *registry_find_vtep(const struct registry *r, const struct addr *vtep,
+					 const char *not_name)
+{
+	struct registry_node *node, *tmp;
+
+	HASH_ITER(hh, r->nodes, node, tmp) {
+		if (addr_equal(&node->vtep, vtep) && strcmp(node->name, not_name) != 0 &&
+		    !node->removing)
+			return node;
+	}
+	return NULL;
+}
+
+size_t registry_count(const struct registry *r)
+{
+	return HASH_COUNT(r->nodes);
+}
+
+size_t registry_stale_count(const struct registry *r)
+{
+	return r->n_stale;
+}
+
+void registry_touch(struct registry *r, struct registry_node *node)
+{
+	TAILQ_REMOVE(&r->changed, node, by_serial);
+	node->serial = ++r->serial;
+	TAILQ_INSERT_TAIL(&r->changed, node, by_serial);
+}
+
+static struct registry_nodes *list_of(struct registry *r, const struct registry_node *node)
+{
+	return node->state == REGISTRY_STALE ? &r->stale : &r->connected;
+}
+
+/* The one place where the state changes. */
+static void set_state(struct registry *r, struct registry_node *node, enum registry_state state)
+{
+	TAILQ_REMOVE(list_of(r, node), node, by_heard);
+	if (node->state != state) {
+		if (state == REGISTRY_STALE)
+			r->n_stale++;
+		else
+			r->n_stale--;
+		node->state = state;
+		registry_touch(r, node);
+	}
+	TAILQ_INSERT_TAIL(list_of(r, node), node, by_heard);
+}
+
+int registry_add(struct registry *r, const char *name, uint64_t now_ms,
+		 struct registry_node **ret_node)
+{
+	struct registry_node *node;
+
+	if (registry_find(r, name))
+		return -EEXIST;
+	if (HASH_COUNT(r->nodes) >= REGISTRY_NODES_MAX)
+		return -ENOSPC;
+	node = calloc(1, sizeof(*node));
+	if (!node)
+		return -ENOMEM;
+	strncpy(node->name, name, sizeof(node->name) - 1);
+	node->state = REGISTRY_STALE;
+	node->heard_ms = now_ms;
+	node->serial = ++r->serial;
+	r->n_stale++;
+	HASH_ADD_STR(r->nodes, name, node);
+	TAILQ_INSERT_TAIL(&r->stale, node, by_heard);
+	TAILQ_INSERT_TAIL(&r->changed, node, by_serial);
+	*ret_node = node;
+	return 0;
+}
+
+void registry_remove(struct registry *r, struct registry_node *node)
+{
+	TAILQ_REMOVE(list_of(r, node), node, by_heard);
+	TAILQ_REMOVE(&r->changed, node, by_serial);
+	if (node->state == REGISTRY_STALE)
+		r->n_stale--;
+	if (node->draining)
+		r->n_draining--;
+	HASH_DEL(r->nodes, node);
+	free(node);
+}
+
+void registry_heard(struct registry *r, struct registry_node *node, uint64_t now_ms)
+{
+	node->heard_ms = now_ms;
+	set_state(r, node, REGISTRY_CONNECTED);
+}
+
+void registry_connect(struct registry *r, struct registry_node *node, void *session,
+		      uint64_t now_ms)
+{
+	node->session = session;
+	node->removing = false;
+	registry_heard(r, node, now_ms);
+}
+
+void registry_disconnect(struct registry *r, struct registry_node *node)
+{
+	node->session = NULL;
+	registry_touch(r, node);
+}
+
+void registry_set_draining(struct registry *r, struct registry_node *node, bool on)
+{
+	if (node->draining == on)
+		return;
+	node->draining = on;
+	if (on)
+		r->n_draining++;
+	else
+		r->n_draining--;
+	registry_touch(r, node);
+}
+
+bool registry_is_alive(const struct registry_node *node)
+{
+	return node->state == REGISTRY_CONNECTED;
+}
+
+static bool is_mass_silence(const struct registry *r)
+{
+	return r->n_stale >= REGISTRY_FREEZE_MIN &&
+	       r->n_stale * REGISTRY_FREEZE_SHARE > HASH_COUNT(r->nodes);
+}
+
+static uint64_t deadline(uint64_t heard_ms, uint64_t after_ms)
+{
+	return heard_ms + after_ms;
+}
+
+static struct registry_node *first_due(const struct registry *r, uint64_t now_ms)
+{
+	struct registry_node *node;
+
+	TAILQ_FOREACH(node, &r->stale, by_heard) {
+		if (now_ms < deadline(node->heard_ms, r->options.hold_ms))
+			return NULL;
+		if (!node->removing)
+			return node;
+	}
+	return NULL;
+}
+
+void registry_tick(struct registry *r, uint64_t now_ms)
+{
+	struct registry_node *node;
+
+	while ((node = TAILQ_FIRST(&r->connected)) &&
+	       now_ms >= deadline(node->heard_ms, r->options.stale_ms))
+		set_state(r, node, REGISTRY_STALE);
+
+	if (!is_mass_silence(r)) {
+		r->frozen = false;
+		r->thawed = false;
+	} else if (r->frozen && now_ms >= r->frozen_until_ms) {
+		r->frozen = false;
+		r->thawed = true; /* one freeze for each mass silence */
+	} else if (!r->frozen && !r->thawed && first_due(r, now_ms)) {
+		r->frozen = true;
+		r->frozen_until_ms = deadline(now_ms, r->options.hold_ms);
+		r->freezes++;
+	}
+}
+
+struct registry_node *registry_expired(const struct registry *r, uint64_t now_ms)
+{
+	struct registry_node *node, *tmp;
+
+	if (r->n_draining) {
+		HASH_ITER(hh, r->nodes, node, tmp) {
+			if (node->draining && !node->session && !node->removing)
+				return node;
+		}
+	}
+	return r->frozen ? NULL : first_due(r, now_ms);
+}
+
+uint64_t registry_next_ms(const struct registry *r)
+{
+	struct registry_node *node;
+	uint64_t next = REGISTRY_NEVER, at;
+
+	node = TAILQ_FIRST(&r->connected);
+	if (node)
+		next = deadline(node->heard_ms, r->options.stale_ms);
+	if (r->frozen) {
+		at = r->frozen_until_ms;
+		next = at < next ? at : next;
+	} else {
+		TAILQ_FOREACH(node, &r->stale, by_heard) {
+			if (node->removing)
+				continue;
+			at = deadline(node->heard_ms, r->options.hold_ms);
+			next = at < next ? at : next;
+			break;
+		}
+	}
+	if (!r->complete && r->n_missing) {
+		at = deadline(r->start_ms, r->options.hold_ms);
+		next = at < next ? at : next;
+	}
+	return next;
+}
+
+uint64_t registry_freezes(const struct registry *r)
+{
+	return r->freezes;
+}
+
+struct registry_node *registry_changed_after(const struct registry *r, uint64_t serial)
+{
+	struct registry_node *node, *found = NULL;
+
+	TAILQ_FOREACH_REVERSE(node, &r->changed, registry_nodes, by_serial) {
+		if (node->serial <= serial)
+			break;
+		found = node;
+	}
+	return found;
+}
+
+int registry_expect(struct registry *r, const char *name)
+{
+	struct expected *e;
+
+	if (r->complete)
+		return 0;
+	HASH_FIND_STR(r->expected, name, e);
+	if (e)
+		return 0;
+	if (HASH_COUNT(r->expected) >= REGISTRY_NODES_MAX)
+		return -ENOSPC;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return -ENOMEM;
+	strncpy(e->name, name, sizeof(e->name) - 1);
+	HASH_ADD_STR(r->expected, name, e);
+	r->n_missing++;
+	return 0;
+}
+
+bool registry_reported(struct registry *r, const char *name)
+{
+	struct expected *e;
+
+	if (r->complete || registry_expect(r, name) < 0)
+		return false;
+	HASH_FIND_STR(r->expected, name, e);
+	if (e->reported)
+		return false;
+	e->reported = true;
+	r->n_missing--;
+	return r->n_missing == 0;
+}
+
+bool registry_is_complete(struct registry *r, uint64_t now_ms)
+{
+	if (!r->complete && now_ms >= deadline(r->start_ms, r->options.hold_ms))
+		registry_set_complete(r);
+	return r->complete || (HASH_COUNT(r->expected) && !r->n_missing);
+}
+
+void registry_set_complete(struct registry *r)
+{
+	r->complete = true;
+	expected_clear(r);
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "controller/plan/report.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+
+struct row_key {
+	uint32_t segment;
+	struct addr group;
+};
+
+struct row {
+	struct row_key key;
+	bool deleted;
+	struct filter filter;
+	UT_hash_handle hh;
+};
+
+struct report {
+	struct report_limits limits;
+	struct row *rows;
+	struct report_refusal *refusals;
+	size_t n_refusals, n_refusals_allocated;
+	struct log_change *changes;
+	size_t n_changes, n_changes_allocated;
+};
+
+int report_new(const struct report_limits *limits, struct report **ret_report)
+{
+	struct report *report = calloc(1, sizeof(*report));
+
+	if (!report)
+		return -ENOMEM;
+	report->limits = *limits;
+	*ret_report = report;
+	return 0;
+}
+
+void report_free(struct report *report)
+{
+	struct row *row, *tmp;
+
+	if (!report)
+		return;
+	HASH_ITER(hh, report->rows, row, tmp) {
+		HASH_DEL(report->rows, row);
+		filter_deinit(&row->filter);
+		free(row);
+	}
+	free(report->refusals);
+	free(report->changes);
+	free(report);
+}
+
+static int row_get(struct report *report, uint32_t segment, const struct addr *group,
+		   struct row **ret_row)
+{
+	struct row_key key;
+	struct row *row;
+
+	memset(&key, 0, sizeof(key));
+	key.segment = segment;
+	key.group = *group;
+	HASH_FIND(hh, report->rows, &key, sizeof(key), row);
+	if (!row) {
+		if (HASH_COUNT(report->rows) >= REPORT_ROWS_MAX)
+			return -ENOSPC;
+		row = calloc(1, sizeof(*row));
+		if (!row)
+			return -ENOMEM;
+		row->key = key;
+		HASH_ADD(hh, report->rows, key, sizeof(row->key), row);
+	}
+	*ret_row = row;
+	return 0;
+}
+
+int report_put(struct report *report, uint32_t segment, const struct addr *group,
+	       struct filter *filter, bool *ret_widened)
+{
+	struct row *row;
+	int r;
+
+	if (filter_is_none(filter)) {
+		*ret_widened = false;
+		r = report_delete(report, segment, group);
+		if (r == 0)
+			filter_deinit(filter);
+		return r;
+	}
+	r = row_get(report, segment, group, &row);
+	if (r < 0)
+		return r;
+	filter_deinit(&row->filter);
+	row->filter = *filter;
+	*filter = FILTER_NULL;
+	row->deleted = false;
+	*ret_widened = filter_limit(&row->filter, report->limits.sources_per_member);
+	return 0;
+}
+
+int report_delete(struct report *report, uint32_t segment, const struct addr *group)
+{
+	struct row *row;
+	int r = row_get(report, segment, group, &row);
+
+	if (r < 0)
+		return r;
+	filter_deinit(&row->filter);
+	row->filter = FILTER_NULL;
+	row->deleted = true;
+	return 0;
+}
+
+static int grow(void **array, size_t *n_allocated, size_t n, size_t size)
+{
+	size_t want = *n_allocated ? *n_allocated * 2 : 16;
+	void *p;
+
+	if (n < *n_allocated)
+		return 0;
+	p = reallocarray(*array, want, size);
+	if (!p)
+		return -ENOMEM;
+	*array = p;
+	*n_allocated = want;
+	return 0;
+}
+
+int report_refuse(struct report *report, uint32_t segment, const struct addr *group,
+		  const char *reason)
+{
+	int r = grow((void **)&report->refusals, &report->n_refusals_allocated,
+		     report->n_refusals, sizeof(*report->refusals));
+
+	if (r < 0)
+		return r;
+	report->refusals[report->n_refusals++] =
+		(struct report_refusal){ segment, *group, reason };
+	return 0;
+}
+
+static int change_add(struct report *report, const struct log_change *change)
+{
+	int r = grow((void **)&report->changes, &report->n_changes_allocated,
+		     report->n_changes, sizeof(*report->changes));
+
+	if (r < 0)
+		return r;
+	report->changes[report->n_changes++] = *change;
+	return 0;
+}
+
+static int withdraw(struct report *report, const struct log *log, const char *name, bool full)
+{
+	struct log_node *node = log_node_find(log, name);
+	struct log_row *have;
+	struct row *row;
+	struct row_key key;
+	int r;
+
+	if (!node)
+		return 0;
+	TAILQ_FOREACH(have, &node->rows, by_node) {
+		if (have->deleted || have->key.kind != LOG_MEMBER)
+			continue;
+		memset(&key, 0, sizeof(key));
+		key.segment = have->key.segment;
+		key.group = have->key.group;
+		HASH_FIND(hh, report->rows, &key, sizeof(key), row);
+		if (row ? !row->deleted : !full)
+			continue;
+		r = change_add(report, &(struct log_change){ .kind = LOG_MEMBER,
+							     .segment = key.segment,
+							     .node = name,
+							     .group = key.group,
+							     .deleted = true });
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* A small delta must not cost a walk over all that the node has. */
+static int withdraw_named(struct report *report, const struct log *log, const char *name)
+{
+	struct row *row, *tmp;
+	int r;
+
+	HASH_ITER(hh, report->rows, row, tmp) {
+		if (!row->deleted || !log_find_live(log, LOG_MEMBER, row->key.segment, name,
+						    &row->key.group, NULL))
+			continue;
+		r = change_add(report, &(struct log_change){ .kind = LOG_MEMBER,
+							     .segment = row->key.segment,
+							     .node = name,
+							     .group = row->key.group,
+							     .deleted = true });
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int report_diff(struct report *report, const struct log *log, const char *name, bool full,
+		const struct log_change **ret_changes, size_t *ret_n)
+{
+	struct log_node *node = log_node_find(log, name);
+	struct row *row, *tmp;
+	struct log_row *have;
+	size_t n_members;
+	int r;
+
+	report->n_changes = 0;
+	r = full ? withdraw(report, log, name, true) : withdraw_named(report, log, name);
+	if (r < 0)
+		return r;
+	n_members = (node ? node->n_members : 0) - report->n_changes;
+
+	HASH_ITER(hh, report->rows, row, tmp) {
+		if (row->deleted)
+			continue;
+		have = log_find_live(log, LOG_MEMBER, row->key.segment, name, &row->key.group,
+				     NULL);
+		if (have && filter_equal(&have->filter, &row->filter))
+			continue;
+		if (!have && n_members >= report->limits.groups_per_node) {
+			r = report_refuse(report, row->key.segment, &row->key.group,
+					  "the node has as many groups as its quota allows");
+			if (r < 0)
+				return r;
+			continue;
+		}
+		n_members += !have;
+		r = change_add(report, &(struct log_change){ .kind = LOG_MEMBER,
+							     .segment = row->key.segment,
+							     .node = name,
+							     .group = row->key.group,
+							     .filter = row->filter });
+		if (r < 0)
+			return r;
+	}
+	*ret_changes = report->changes;
+	*ret_n = report->n_changes;
+	return 0;
+}
+
+size_t report_refusals(const struct report *report, const struct report_refusal **ret_refusals)
+{
+	*ret_refusals = report->refusals;
+	return report->n_refusals;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "controller/store/store.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+
+static const struct store_ops *const backends[] = { &store_memory_ops };
+
+int store_open(const char *spec, const struct store_events *events, void *userdata,
+	       struct store **ret_store, char why[STORE_WHY_MAX])
+{
+	for (size_t i = 0; i < ARRAY_SIZE(backends); i++) {
+		size_t len = strlen(backends[i]->scheme);
+
+		if (strncmp(spec, backends[i]->scheme, len) != 0)
+			continue;
+		if (spec[len] == '\0')
+			return backends[i]->open("", events, userdata, ret_store, why);
+		if (spec[len] == ':')
+			return backends[i]->open(spec + len + 1, events, userdata, ret_store,
+						 why);
+	}
+	snprintf(why, STORE_WHY_MAX, "store \"%.64s\" is not known: use \"memory\"", spec);
+	return -EINVAL;
+}
+
+void store_close(struct store *store)
+{
+	if (store)
+		store->ops->close(store);
+}
+
+int store_load(struct store *store)
+{
+	return store->ops->load ? store->ops->load(store) : 0;
+}
+
+void store_session(struct store *store, const struct store_session *request,
+		   store_session_done *done, void *userdata)
+{
+	store->ops->session(store, request, done, userdata);
+}
+
+void store_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
+		  void *userdata)
+{
+	store->ops->commit(store, txn, done, userdata);
+}
+
+void store_dispatch(struct store *store, uint64_t now_ms)
+{
+	if (store->ops->dispatch)
+		store->ops->dispatch(store, now_ms);
+}
+
+uint64_t store_next_ms(const struct store *store)
+{
+	return store->ops->next_ms ? store->ops->next_ms(store) : UINT64_MAX;
+}
+
+size_t store_batch(const struct log_change *changes, size_t n)
+{
+	size_t bytes = 0, i;
+
+	for (i = 0; i < n && i < STORE_BATCH_ROWS; i++) {
+		bytes += 128 + (size_t)changes[i].filter.n_sources * 18;
+		if (i && bytes > STORE_BATCH_BYTES)
+			break;
+	}
+	return i;
+}

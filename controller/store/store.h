@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * DOC: the store
+ *
+ * The store is the log's home: it orders commits into revisions, keeps the
+ * rows, and hands out sessions. The controller's memory (plan/log.h) changes
+ * only from the store's events, never from the answer to a commit, so that a
+ * store shared by several controllers (etcd) looks like the embedded ones.
+ *
+ * Everything is asynchronous in shape: `done` may come from inside the call or
+ * later, from store_dispatch(), and exactly once. The events of a commit come
+ * before its `done`. Inputs are borrowed for the call only.
+ *
+ * A backend is a vtable, chosen by the spec string: "memory"; "sqlite:PATH" and
+ * "etcd:HOST:PORT,…" have their place in store.c.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "controller/plan/log.h"
+
+#define STORE_WHY_MAX	  256
+#define STORE_BATCH_ROWS  1024 /* rows of one revision */
+#define STORE_BATCH_BYTES (256 * 1024) /* about so much on the wire */
+#define STORE_INSTANCE_LEN 16
+
+struct store;
+
+struct store_events {
+	/* One revision: the rows it changed. */
+	void (*on_event)(void *userdata, uint64_t revision, const struct log_change *changes,
+			 size_t n);
+};
+
+struct store_session {
+	const char *node;
+	uint8_t instance[STORE_INSTANCE_LEN];
+	uint64_t start_count, attempt;
+	/* Another instance with this name is known to be alive here. */
+	bool holder_alive;
+};
+
+/*
+ * 0 with a session number and the last sequence that this start of the instance
+ * committed; -EEXIST: another instance lives; -ESTALE: a newer session of the
+ * same instance exists; else the store failed.
+ */
+typedef void store_session_done(void *userdata, int result, uint64_t session,
+				uint64_t last_sequence);
+
+struct store_txn {
+	const char *node;
+	uint64_t session; /* must be the node's newest; 0: not fenced (operator) */
+	uint64_t sequence; /* 0: not a report */
+	const struct log_change *changes;
+	size_t n_changes;
+};
+
+/* 0 with the revision at or before which all of it is in; -ESTALE: fenced. */
+typedef void store_commit_done(void *userdata, int result, uint64_t revision);
+
+struct store_ops {
+	const char *scheme; /* "memory" */
+	int (*open)(const char *rest, const struct store_events *events, void *userdata,
+		    struct store **ret_store, char why[STORE_WHY_MAX]);
+	void (*close)(struct store *store);
+	int (*load)(struct store *store);
+	void (*session)(struct store *store, const struct store_session *request,
+			store_session_done *done, void *userdata);
+	void (*commit)(struct store *store, const struct store_txn *txn, store_commit_done *done,
+		       void *userdata);
+	/* Runs what is due; the deadline of the next is store_next_ms(). */
+	void (*dispatch)(struct store *store, uint64_t now_ms);
+	uint64_t (*next_ms)(const struct store *store);
+};
+
+struct store {
+	const struct store_ops *ops;
+	struct store_events events;
+	void *userdata;
+	uint8_t epoch[EPOCH_LEN];
+	uint64_t revision;
+	/* The epoch began with this process: what agents know is more than what
+	 * the store knows. */
+	bool is_fresh;
+};
+
+extern const struct store_ops store_memory_ops;
+
+/* 0, or -errno with a sentence. */
+int store_open(const char *spec, const struct store_events *events, void *userdata,
+	       struct store **ret_store, char why[STORE_WHY_MAX]);
+void store_close(struct store *store);
+
+/* Before the first commit: what is there already, as events. */
+int store_load(struct store *store);
+void store_session(struct store *store, const struct store_session *request,
+		   store_session_done *done, void *userdata);
+void store_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
+		  void *userdata);
+void store_dispatch(struct store *store, uint64_t now_ms);
+uint64_t store_next_ms(const struct store *store);
+
+/* How many of the changes make the next revision: a bounded, non-empty batch. */
+size_t store_batch(const struct log_change *changes, size_t n);

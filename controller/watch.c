@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * DOC: Watch
+ *
+ * A watcher is a position, not a queue: first a walk over the order of keys
+ * (the current state), then the revision up to which it was sent the log, and
+ * the serial up to which it was sent changes of nodes' states. What changes
+ * during the walk follows it, newer over older. A watcher that takes nothing
+ * for WATCH_STALL_MS, or that the log no longer reaches, is shed.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <sodium/utils.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller/mesh_service.h"
+#include "mcmesh/v1/mesh.pb-c.h"
+
+enum watch_phase {
+	WATCH_OPENED,
+	WATCH_STATE,
+	WATCH_CHANGES,
+	WATCH_ENDED,
+};
+
+struct watcher {
+	struct controller *c;
+	struct rpc_call *call;
+	enum watch_phase phase;
+	uint32_t segment;
+	bool has_group, members_only;
+	struct addr group;
+	char node[LOG_NAME_MAX];
+	uint64_t start; /* the log's revision when the walk began */
+	uint64_t sent; /* the log up to here */
+	uint64_t serial; /* nodes' changes up to here */
+	/* The walk goes on at or after this row. */
+	uint32_t at_kind, at_segment;
+	struct addr at_group;
+	char at_node[LOG_NAME_MAX];
+	uint64_t stalled_ms; /* 0: it reads */
+	uint64_t sent_ms;
+	TAILQ_ENTRY(watcher) link;
+};
+
+struct watches {
+	struct controller *c;
+	TAILQ_HEAD(, watcher) all;
+	size_t n;
+	struct arena arena;
+};
+
+int watches_new(struct controller *c, struct watches **ret_watches)
+{
+	struct watches *ws = calloc(1, sizeof(*ws));
+
+	if (!ws)
+		return -ENOMEM;
+	ws->c = c;
+	TAILQ_INIT(&ws->all);
+	*ret_watches = ws;
+	return 0;
+}
+
+void watches_free(struct watches *ws)
+{
+	free(ws);
+}
+
+static void watch_end(struct watcher *w, int status, const char *text)
+{
+	if (w->phase == WATCH_ENDED)
+		return;
+	w->phase = WATCH_ENDED;
+	rpc_call_finish(w->call, status, "%s", text);
+}
+
+void watch_open(struct rpc_call *call)
+{
+	struct controller *c = rpc_call_userdata(call);
+	struct watcher *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		abort();
+	w->c = c;
+	w->call = call;
+	rpc_call_set_userdata(call, w);
+	TAILQ_INSERT_TAIL(&c->watches->all, w, link);
+	if (++c->watches->n > c->config->limits.watchers)
+		watch_end(w, RPC_RESOURCE_EXHAUSTED, "too many watchers: see limits.watchers");
+}
+
+void watch_close(struct rpc_call *call, int status, const char *text)
+{
+	struct watcher *w = rpc_call_userdata(call);
+
+	TAILQ_REMOVE(&w->c->watches->all, w, link);
+	w->c->watches->n--;
+	free(w);
+}
+
+void watch_drained(struct rpc_call *call)
+{
+	struct watcher *w = rpc_call_userdata(call);
+
+	w->stalled_ms = 0;
+}
+
+/* "EPOCHHEX:REVISION". */
+static int resume_parse(const struct log *log, const char *token, uint64_t *ret_revision)
+{
+	char mine[2 * EPOCH_LEN + 1], *end;
+	uint64_t revision;
+
+	sodium_bin2hex(mine, sizeof(mine), log_epoch(log), EPOCH_LEN);
+	if (strlen(token) <= 2 * EPOCH_LEN || token[2 * EPOCH_LEN] != ':' ||
+	    strspn(token, "0123456789abcdef") != 2 * EPOCH_LEN)
+		return -EINVAL;
+	errno = 0;
+	revision = strtoull(token + 2 * EPOCH_LEN + 1, &end, 10);
+	if (errno || *end || end == token + 2 * EPOCH_LEN + 1)
+		return -EINVAL;
+	if (strncmp(token, mine, 2 * EPOCH_LEN) != 0 || revision < log_floor(log) ||
+	    revision > log_revision(log))
+		return -ERANGE;
+	*ret_revision = revision;
+	return 0;
+}
+
+void watch_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Mcmesh__V1__WatchRequest *q = (const Mcmesh__V1__WatchRequest *)message;
+	struct watcher *w = rpc_call_userdata(call);
+	int r;
+
+	if (!q || w->phase != WATCH_OPENED)
+		return;
+	w->segment = q->segment;
+	w->members_only = q->members_only;
+	w->has_group = q->group[0];
+	if (w->has_group &&
+	    (addr_parse(q->group, &w->group) < 0 || !addr_is_multicast(&w->group))) {
+		watch_end(w, RPC_INVALID_ARGUMENT, "the group is not a multicast address");
+		return;
+	}
+	strncpy(w->node, q->node, sizeof(w->node) - 1);
+	w->start = w->sent = log_revision(w->c->log);
+	w->at_kind = LOG_NODE;
+	w->phase = WATCH_STATE;
+	w->sent_ms = controller_now_ms();
+	if (!q->resume_token[0])
+		return;
+	r = resume_parse(w->c->log, q->resume_token, &w->sent);
+	if (r == -EINVAL)
+		watch_end(w, RPC_INVALID_ARGUMENT, "the resume token is not one of Watch's");
+	else if (r < 0)
+		watch_end(w, RPC_OUT_OF_RANGE,
+			  "the log no longer reaches this token: watch from the start");
+	else
+		w->phase = WATCH_CHANGES;
+}
+
+/* ---- events ---------------------------------------------------------------------- */
+
+static void event_send(struct watcher *w, Mcmesh__V1__WatchResponse *e, uint64_t revision)
+{
+	struct arena *arena = &w->c->watches->arena;
+
+	e->revision = revision;
+	/* In the middle of the state there is no place to resume from. */
+	if (w->phase == WATCH_CHANGES)
+		e->resume_token = arena_printf(arena, "%s:%" PRIu64,
+					       mesh_epoch_text(w->c, arena), w->sent);
+	rpc_call_send(w->call, &e->base);
+	arena_reset(arena);
+	w->sent_ms = controller_now_ms();
+}
+
+static bool node_matches(const struct watcher *w, const char *name)
+{
+	return !w->node[0] || strcmp(w->node, name) == 0;
+}
+
+static void node_send(struct watcher *w, const struct registry_node *node, uint64_t revision)
+{
+	Mcmesh__V1__WatchResponse e = MCMESH__V1__WATCH_RESPONSE__INIT;
+
+	if (w->members_only || !node_matches(w, node->name))
+		return;
+	e.type = MCMESH__V1__WATCH_RESPONSE__TYPE__PUT;
+	e.object_case = MCMESH__V1__WATCH_RESPONSE__OBJECT_NODE;
+	e.node = mesh_node(w->c, &w->c->watches->arena, node);
+	event_send(w, &e, revision);
+}
+
+static void node_row_send(struct watcher *w, const struct log_row *row)
+{
+	struct registry_node *node = registry_find(w->c->registry, row->node->name);
+	Mcmesh__V1__WatchResponse e = MCMESH__V1__WATCH_RESPONSE__INIT;
+	Mcmesh__V1__Node gone = MCMESH__V1__NODE__INIT;
+
+	if (!row->deleted) {
+		if (node)
+			node_send(w, node, row->revision);
+		return;
+	}
+	if (w->members_only || !node_matches(w, row->node->name))
+		return;
+	gone.name = row->node->name;
+	e.type = MCMESH__V1__WATCH_RESPONSE__TYPE__DELETE;
+	e.object_case = MCMESH__V1__WATCH_RESPONSE__OBJECT_NODE;
+	e.node = &gone;
+	event_send(w, &e, row->revision);
+}
+
+static void member_send(struct watcher *w, const struct log_row *row)
+{
+	Mcmesh__V1__WatchResponse e = MCMESH__V1__WATCH_RESPONSE__INIT;
+
+	if ((w->segment && row->key.segment != w->segment) ||
+	    (w->has_group && !addr_equal(&row->key.group, &w->group)) ||
+	    !node_matches(w, row->node->name))
+		return;
+	e.type = row->deleted ? MCMESH__V1__WATCH_RESPONSE__TYPE__DELETE :
+				MCMESH__V1__WATCH_RESPONSE__TYPE__PUT;
+	e.object_case = MCMESH__V1__WATCH_RESPONSE__OBJECT_MEMBER;
+	e.member = wire_member(&w->c->watches->arena, row);
+	event_send(w, &e, row->revision);
+}
+
+static void row_send(struct watcher *w, const struct log_row *row)
+{
+	if (row->key.kind == LOG_NODE)
+		node_row_send(w, row);
+	else if (row->key.kind == LOG_MEMBER)
+		member_send(w, row);
+}
+
+/* True: the state has been sent. */
+static bool state_serve(struct watcher *w)
+{
+	Mcmesh__V1__WatchResponse e = MCMESH__V1__WATCH_RESPONSE__INIT;
+	struct log_row *row;
+	int n = 0;
+
+	for (row = log_seek(w->c->log, w->at_kind, w->at_segment, &w->at_group, w->at_node, "");
+	     row; row = row->next[0]) {
+		if (n++ >= WATCH_PER_TURN) {
+			w->at_kind = row->key.kind;
+			w->at_segment = row->key.segment;
+			w->at_group = row->key.group;
+			strcpy(w->at_node, row->node->name);
+			return false;
+		}
+		if (!row->deleted)
+			row_send(w, row);
+	}
+	w->phase = WATCH_CHANGES;
+	w->sent = w->start;
+	e.type = MCMESH__V1__WATCH_RESPONSE__TYPE__SYNCED;
+	event_send(w, &e, w->start);
+	return true;
+}
+
+/* Whole revisions only, so that a resume token never stands inside one. */
+static bool changes_serve(struct watcher *w)
+{
+	struct log_row *row = log_after(w->c->log, w->sent);
+	int n = 0;
+
+	while (row) {
+		struct log_row *next = TAILQ_NEXT(row, by_log);
+		bool last = !next || next->revision != row->revision;
+		uint64_t before = w->sent;
+
+		if (last)
+			w->sent = row->revision;
+		row_send(w, row);
+		if (!last)
+			w->sent = before;
+		if (last && ++n >= WATCH_PER_TURN && next)
+			return false;
+		row = next;
+	}
+	w->sent = log_revision(w->c->log);
+	return true;
+}
+
+static void nodes_serve(struct watcher *w)
+{
+	struct registry_node *node;
+
+	for (node = registry_changed_after(w->c->registry, w->serial); node;
+	     node = TAILQ_NEXT(node, by_serial)) {
+		w->serial = node->serial;
+		/* A node without its row is not announced yet. */
+		if (log_find_live(w->c->log, LOG_NODE, 0, node->name, NULL, NULL))
+			node_send(w, node, log_revision(w->c->log));
+	}
+}
+
+static void bookmark(struct watcher *w, uint64_t now_ms)
+{
+	Mcmesh__V1__WatchResponse e = MCMESH__V1__WATCH_RESPONSE__INIT;
+
+	if (now_ms < w->sent_ms + WATCH_BOOKMARK_MS)
+		return;
+	e.type = MCMESH__V1__WATCH_RESPONSE__TYPE__BOOKMARK;
+	event_send(w, &e, w->sent);
+}
+
+/* When the watcher wants a look again. */
+static uint64_t watcher_serve(struct watcher *w, uint64_t now_ms)
+{
+	bool done;
+
+	if (w->phase == WATCH_OPENED || w->phase == WATCH_ENDED)
+		return CONTROLLER_NEVER;
+	if (rpc_call_backlog(w->call) > WATCH_BACKLOG_MAX) {
+		if (!w->stalled_ms)
+			w->stalled_ms = now_ms;
+		if (now_ms < w->stalled_ms + WATCH_STALL_MS)
+			return w->stalled_ms + WATCH_STALL_MS;
+		w->c->counters.watchers_shed++;
+		watch_end(w, RPC_RESOURCE_EXHAUSTED,
+			  "the client reads too slowly: resume from the last token");
+		return CONTROLLER_NEVER;
+	}
+	if (w->sent < log_floor(w->c->log) && w->phase == WATCH_CHANGES) {
+		w->c->counters.watchers_shed++;
+		watch_end(w, RPC_RESOURCE_EXHAUSTED,
+			  "the client fell behind what the log remembers: watch from the start");
+		return CONTROLLER_NEVER;
+	}
+	done = w->phase == WATCH_STATE ? state_serve(w) : changes_serve(w);
+	if (!done)
+		return now_ms;
+	nodes_serve(w);
+	bookmark(w, now_ms);
+	return w->sent < log_revision(w->c->log) ? now_ms : w->sent_ms + WATCH_BOOKMARK_MS;
+}
+
+uint64_t watches_turn(struct watches *ws, uint64_t now_ms)
+{
+	uint64_t next = CONTROLLER_NEVER, at;
+	struct watcher *w;
+
+	TAILQ_FOREACH(w, &ws->all, link) {
+		at = watcher_serve(w, now_ms);
+		next = at < next ? at : next;
+	}
+	return next;
+}
+
+void watches_drain(struct watches *ws, const char *reason)
+{
+	struct watcher *w;
+
+	TAILQ_FOREACH(w, &ws->all, link)
+		watch_end(w, RPC_UNAVAILABLE, reason);
+}
