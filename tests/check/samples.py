@@ -11,6 +11,7 @@ SAMPLES = {
         {"controller/plan/a.h": "#include <grpc/grpc.h>\n"},
         {"controller/plan/a.h": '#include "common/rpc.h"\n'},
         {"node/gmp/a.c": "# include <bpf/libbpf.h>\n"},
+        {"node/fib.c": '#include "node/rtnl/rtnl.h"\n'},
     ],
     "no-clock-in-engines": [{"node/gmp/a.c": "\tclock_gettime(CLOCK_MONOTONIC, &ts);\n"}],
     "grpc-in-rpc-only": [{"ctl/main.c": "#include <grpc/grpc.h>\n"}],
