@@ -156,3 +156,21 @@ Test(node_config, socket_fits_sun_path)
 	cr_expect_eq(load(text, &c), 0, "%s", why);
 	node_config_free(c);
 }
+
+Test(node_config, example_is_right_and_shows_the_defaults)
+{
+	_cleanup_(node_config_free_p)
+	struct node_config *example = NULL, *plain = NULL;
+
+	cr_assert_eq(node_config_load(SOURCE_DIR "/deploy/agent.yaml", &example, why), 0, "%s",
+		     why);
+	cr_assert_eq(load("vtep: 203.0.113.1\n", &plain), 0, "%s", why);
+	cr_expect_str_eq(example->socket, plain->socket);
+	cr_expect_str_eq(example->state_dir, plain->state_dir);
+	cr_expect_str_eq(example->datapath.root, plain->datapath.root);
+	cr_expect_str_eq(example->overlay_device, plain->overlay_device);
+	cr_expect_eq(example->overlay_port, plain->overlay_port);
+	cr_expect_eq(example->log_level, plain->log_level);
+	cr_expect_eq(example->datapath.attach, plain->datapath.attach);
+	cr_expect_eq(example->n_ports, 1);
+}
