@@ -298,8 +298,8 @@ static void rpc_destroy(struct rpc *rpc)
 		grpc_event ev;
 
 		do {
-			ev = grpc_completion_queue_next(
-				rpc->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+			ev = grpc_completion_queue_next(rpc->cq,
+							gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
 			if (ev.type == GRPC_OP_COMPLETE)
 				rpc_dispatch(rpc, ev.tag, ev.success);
 		} while (ev.type != GRPC_QUEUE_SHUTDOWN);

@@ -11,10 +11,10 @@ struct rpc_channel {
 	grpc_channel *channel;
 };
 
-#define ARG_INT(name, number)                                                                      \
-	(grpc_arg)                                                                                 \
-	{                                                                                          \
-		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number)         \
+#define ARG_INT(name, number)                                                              \
+	(grpc_arg)                                                                         \
+	{                                                                                  \
+		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number) \
 	}
 
 int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,

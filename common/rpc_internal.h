@@ -91,7 +91,7 @@ struct rpc_call {
 	bool read_ended;
 
 	bool end_received, cancelled;
-	int end_cancelled;	  /* server */
+	int end_cancelled;	   /* server */
 	grpc_status_code end_code; /* client */
 	grpc_slice end_text;
 	int override_status; /* client: what went wrong here, not there */

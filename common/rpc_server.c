@@ -44,7 +44,8 @@ static const char *unix_path(const char *listen)
 static int lock_file(const char *path, int *ret_fd)
 {
 	for (int i = 0; i < 100; i++) {
-		_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		_cleanup_close_ int fd =
+			open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 		struct stat held, named;
 
 		if (fd < 0)
@@ -230,10 +231,10 @@ static void request_arm(struct rpc_request *request)
 	grpc_call_details_init(&request->details);
 	grpc_metadata_array_init(&request->metadata);
 	request->tag.fn = request_arrived;
-	if (server->stopping || grpc_server_request_call(server->server, &request->call,
-							 &request->details, &request->metadata,
-							 server->rpc->cq, server->rpc->cq,
-							 &request->tag) != GRPC_CALL_OK) {
+	if (server->stopping ||
+	    grpc_server_request_call(server->server, &request->call, &request->details,
+				     &request->metadata, server->rpc->cq, server->rpc->cq,
+				     &request->tag) != GRPC_CALL_OK) {
 		request_free(request);
 		return;
 	}
@@ -248,10 +249,10 @@ void rpc_server_call_gone(struct rpc_server *server)
 
 /* ---- life ------------------------------------------------------------------- */
 
-#define ARG_INT(name, number)                                                                      \
-	(grpc_arg)                                                                                 \
-	{                                                                                          \
-		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number)         \
+#define ARG_INT(name, number)                                                              \
+	(grpc_arg)                                                                         \
+	{                                                                                  \
+		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number) \
 	}
 
 static grpc_server *server_create(void)

@@ -12,15 +12,21 @@
 
 #include "common/cleanup.h"
 
-#define MESH(method, in, out)                                                                      \
-	.path = "/mcmesh.v1.MeshService/" method, .request = &mcmesh__v1__##in##__descriptor,      \
+#define MESH(method, in, out)                                                                 \
+	.path = "/mcmesh.v1.MeshService/" method, .request = &mcmesh__v1__##in##__descriptor, \
 	.response = &mcmesh__v1__##out##__descriptor
-#define AGENT(method, in, out)                                                                     \
-	.agent = true, .path = "/mcmesh.v1.AgentService/" method,                                  \
+#define AGENT(method, in, out)                                    \
+	.agent = true, .path = "/mcmesh.v1.AgentService/" method, \
 	.request = &mcmesh__v1__##in##__descriptor, .response = &mcmesh__v1__##out##__descriptor
 
-#define SEGMENT { "--segment", "segment", false, "only this segment" }
-#define GROUP	{ "--group", "group", false, "only this group" }
+#define SEGMENT                                                    \
+	{                                                          \
+		"--segment", "segment", false, "only this segment" \
+	}
+#define GROUP                                                \
+	{                                                    \
+		"--group", "group", false, "only this group" \
+	}
 
 const struct ctl_command ctl_commands[] = {
 	{ "node", "list", "the nodes of the mesh",
@@ -75,8 +81,7 @@ const struct ctl_command ctl_commands[] = {
 	  AGENT("ListRoutes", list_fib_request, list_fib_response), .rows = "routes",
 	  .arguments = { SEGMENT, GROUP } },
 	{ "counter", "list", "packets and events",
-	  AGENT("ListCounters", list_counters_request, list_counters_response),
-	  .rows = "counters",
+	  AGENT("ListCounters", list_counters_request, list_counters_response), .rows = "counters",
 	  .arguments = { { "--prefix", "prefix", false, "only names that begin with it" } } },
 	{ "explain", NULL, "why a port does, or does not, get a group",
 	  AGENT("Explain", explain_request, explain_response),
@@ -327,9 +332,9 @@ static void default_mode(ProtobufCMessage *m, uint32_t seen, const struct ctl_co
 
 	if (!f || !mode || !source || (seen & (1u << (mode - c->arguments))))
 		return;
-	*(int *)ctl_value(m, f) = seen & (1u << (source - c->arguments)) ?
-					  MCMESH__V1__FILTER__MODE__INCLUDE :
-					  MCMESH__V1__FILTER__MODE__EXCLUDE;
+	*(int *)ctl_value(m, f) = seen & (1u << (source - c->arguments))
+					  ? MCMESH__V1__FILTER__MODE__INCLUDE
+					  : MCMESH__V1__FILTER__MODE__EXCLUDE;
 }
 
 static int apply(struct ctl_options *o, char **words, size_t n)
@@ -359,8 +364,8 @@ static int apply(struct ctl_options *o, char **words, size_t n)
 		return r;
 	for (size_t i = 0; i < CTL_ARGUMENTS_MAX && c->arguments[i].name; i++)
 		if (c->arguments[i].required && !(seen & (1u << i)))
-			return usage("%s%s%s needs %s", c->noun, c->verb ? " " : "",
-				     c->verb ?: "", c->arguments[i].name);
+			return usage("%s%s%s needs %s", c->noun, c->verb ? " " : "", c->verb ?: "",
+				     c->arguments[i].name);
 	default_mode(m, seen, c);
 	return 0;
 }

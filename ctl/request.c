@@ -94,8 +94,8 @@ static int call_run(struct session *s)
 	int r;
 
 	s->closed = false;
-	r = rpc_channel_call(s->channel, c->path, c->response, &ops,
-			     c->watch ? 0 : CTL_DEADLINE_MS, s, &call);
+	r = rpc_channel_call(s->channel, c->path, c->response, &ops, c->watch ? 0 : CTL_DEADLINE_MS,
+			     s, &call);
 	if (r < 0)
 		return r;
 	/* A call that has ended already says why in on_close. */
@@ -116,9 +116,10 @@ static int call_run(struct session *s)
 static bool is_unreachable(const struct session *s)
 {
 	static const char *const words[] = {
-		"failed to connect", "connect", "DNS resolution failed", "Socket closed",
-		"backends failing",  "reset",	"Broken pipe",		 "keepalive",
-		"GOAWAY",	     "Endpoint read failed", "UNKNOWN:",
+		"failed to connect",	"connect",	    "DNS resolution failed",
+		"Socket closed",	"backends failing", "reset",
+		"Broken pipe",		"keepalive",	    "GOAWAY",
+		"Endpoint read failed", "UNKNOWN:",
 	};
 
 	if (s->status != RPC_UNAVAILABLE)

@@ -20,7 +20,8 @@ Test(json, prints_defaults_enums_and_64_bit_numbers)
 	Mcmesh__V1__ListMembersResponse r = MCMESH__V1__LIST_MEMBERS_RESPONSE__INIT;
 	char *sources[] = { (char *)"192.0.2.1", (char *)"192.0.2.2" };
 
-	expect(&r.base, "{\"members\":[],\"nextPageToken\":\"\",\"epoch\":\"\",\"revision\":\"0\"}");
+	expect(&r.base,
+	       "{\"members\":[],\"nextPageToken\":\"\",\"epoch\":\"\",\"revision\":\"0\"}");
 	member.segment = 1;
 	member.mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
 	member.n_sources = 2;
@@ -28,10 +29,11 @@ Test(json, prints_defaults_enums_and_64_bit_numbers)
 	member.revision = UINT64_MAX;
 	r.n_members = 1;
 	r.members = list;
-	expect(&r.base, "{\"members\":[{\"segment\":1,\"group\":\"\",\"node\":\"\",\"mode\":\"EXCLUDE\","
-			"\"sources\":[\"192.0.2.1\",\"192.0.2.2\"],"
-			"\"revision\":\"18446744073709551615\"}],"
-			"\"nextPageToken\":\"\",\"epoch\":\"\",\"revision\":\"0\"}");
+	expect(&r.base,
+	       "{\"members\":[{\"segment\":1,\"group\":\"\",\"node\":\"\",\"mode\":\"EXCLUDE\","
+	       "\"sources\":[\"192.0.2.1\",\"192.0.2.2\"],"
+	       "\"revision\":\"18446744073709551615\"}],"
+	       "\"nextPageToken\":\"\",\"epoch\":\"\",\"revision\":\"0\"}");
 }
 
 Test(json, leaves_out_what_a_oneof_does_not_hold)
@@ -55,6 +57,6 @@ Test(json, bytes_are_base64_and_bools_are_bools)
 	n.deleted = true;
 	n.vtep.data = vtep;
 	n.vtep.len = sizeof(vtep);
-	expect(&n.base,
-	       "{\"node\":\"a\\\"b\\n\",\"deleted\":true,\"vtep\":\"ywBxAQ==\",\"revision\":\"0\"}");
+	expect(&n.base, "{\"node\":\"a\\\"b\\n\",\"deleted\":true,\"vtep\":\"ywBxAQ==\","
+			"\"revision\":\"0\"}");
 }

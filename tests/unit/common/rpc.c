@@ -59,13 +59,13 @@ static void turn(void)
 		cr_assert_eq(rpc_poll(f.rpc, now_ms() + 100), 0);
 }
 
-#define until(condition)                                                                           \
-	do {                                                                                       \
-		uint64_t _end = now_ms() + WAIT_MS;                                                \
-		while (!(condition)) {                                                             \
-			cr_assert_lt(now_ms(), _end, "never: %s", #condition);                     \
-			turn();                                                                    \
-		}                                                                                  \
+#define until(condition)                                                       \
+	do {                                                                   \
+		uint64_t _end = now_ms() + WAIT_MS;                            \
+		while (!(condition)) {                                         \
+			cr_assert_lt(now_ms(), _end, "never: %s", #condition); \
+			turn();                                                \
+		}                                                              \
 	} while (0)
 
 /* ---- the server's methods --------------------------------------------------- */
@@ -229,9 +229,9 @@ static struct rpc_call *start(const char *path, const ProtobufCMessageDescriptor
 {
 	struct rpc_call *call;
 
-	cr_assert_eq(rpc_channel_call(f.channel, path, response, ops ?: &client_ops, deadline, r,
-				      &call),
-		     0);
+	cr_assert_eq(
+		rpc_channel_call(f.channel, path, response, ops ?: &client_ops, deadline, r, &call),
+		0);
 	return call;
 }
 
@@ -257,8 +257,8 @@ static void check_unary(void)
 	cr_assert_eq(f.server_status, RPC_OK);
 }
 
-#define ECHOES	10000
-#define WINDOW	64
+#define ECHOES 10000
+#define WINDOW 64
 
 static void echo_next(struct rpc_call *call, struct result *r)
 {
@@ -468,18 +468,18 @@ static void check_free_with_open_calls(void)
 	cr_assert_eq(f.server_closed, 1);
 }
 
-#define BOTH(name)                                                                                 \
-	Test(rpc, name##_as_loop)                                                                  \
-	{                                                                                          \
-		up(false);                                                                         \
-		check_##name();                                                                    \
-		down();                                                                            \
-	}                                                                                          \
-	Test(rpc, name##_on_event)                                                                 \
-	{                                                                                          \
-		up(true);                                                                          \
-		check_##name();                                                                    \
-		down();                                                                            \
+#define BOTH(name)                 \
+	Test(rpc, name##_as_loop)  \
+	{                          \
+		up(false);         \
+		check_##name();    \
+		down();            \
+	}                          \
+	Test(rpc, name##_on_event) \
+	{                          \
+		up(true);          \
+		check_##name();    \
+		down();            \
 	}
 
 BOTH(unary)
@@ -570,10 +570,14 @@ Test(rpc, reflection)
 {
 	static const struct rpc_call_ops ops = { reflection_received, NULL, client_close };
 	static const char *const symbols[] = {
-		"mcmesh.v1.NodeService",      "mcmesh.v1.NodeService.Sync",
-		"mcmesh.v1.Membership.State", "mcmesh.v1.Membership.Source.State",
-		"mcmesh.v1.Filter.Mode",      "mcmesh.v1",
-		"mcmesh.v1.Nod",	      "grpc.health.v1.Health",
+		"mcmesh.v1.NodeService",
+		"mcmesh.v1.NodeService.Sync",
+		"mcmesh.v1.Membership.State",
+		"mcmesh.v1.Membership.Source.State",
+		"mcmesh.v1.Filter.Mode",
+		"mcmesh.v1",
+		"mcmesh.v1.Nod",
+		"grpc.health.v1.Health",
 	};
 	/* node.proto and agent.proto need types.proto too. */
 	static const int files[] = { 2, 2, 0, 2, 1, 0, 0, 1 };
