@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller/plan/log.h"
+#include "controller/plan/registry.h"
+#include "controller/plan/report.h"
+#include "controller/store/store.h"
+
+static const uint8_t epoch[EPOCH_LEN] = { 1, 2, 3 };
+static const struct report_limits limits = { 4, 2 };
+
+static struct addr group(uint32_t n)
+{
+	struct addr a;
+	char text[32];
+
+	snprintf(text, sizeof(text), "239.1.%u.%u", n / 256, n % 256);
+	cr_assert_eq(addr_parse(text, &a), 0);
+	return a;
+}
+
+static struct log_change member(const char *node, uint32_t n, bool deleted)
+{
+	return (struct log_change){ .kind = LOG_MEMBER, .segment = 1, .node = node,
+				    .group = group(n), .deleted = deleted,
+				    .filter = { .mode = FILTER_EXCLUDE } };
+}
+
+static void apply(struct log *log, struct log_change c)
+{
+	cr_assert_eq(log_apply(log, log_revision(log) + 1, &c, 1), 0);
+}
+
+Test(log, resume_names_each_changed_row_once)
+{
+	struct log *log;
+	struct log_row *row;
+
+	cr_assert_eq(log_new(epoch, 10, 100, &log), 0);
+	apply(log, member("n1", 1, false)); /* 11 */
+	apply(log, member("n1", 2, false)); /* 12 */
+	apply(log, member("n1", 1, true)); /* 13 */
+	row = log_segment_after(log_segment_find(log, 1), 11);
+	cr_assert_eq(row->revision, 12);
+	row = TAILQ_NEXT(row, by_segment);
+	cr_assert_eq(row->revision, 13);
+	cr_assert(row->deleted);
+	cr_assert_null(TAILQ_NEXT(row, by_segment));
+	cr_assert_null(log_segment_after(log_segment_find(log, 1), 13));
+	log_free(log);
+}
+
+Test(log, floor_rises_with_forgotten_tombstones)
+{
+	struct log *log;
+	struct log_segment *s;
+
+	cr_assert_eq(log_new(epoch, 0, 2, &log), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		apply(log, member("n1", i, false)); /* 1..3 */
+	apply(log, member("n1", 0, true)); /* 4 */
+	apply(log, member("n1", 1, true)); /* 5 */
+	s = log_segment_find(log, 1);
+	cr_assert_eq(s->floor, 0);
+	apply(log, member("n1", 2, true)); /* 6: 4 is forgotten */
+	cr_assert_eq(s->floor, 4);
+	cr_assert_eq(log_floor(log), 4);
+	cr_assert_eq(log_tombstones(log), 2);
+	log_free(log);
+}
+
+Test(log, digest_equals_recompute_and_history)
+{
+	struct digest sum = { 0 }, at;
+	struct log *log;
+	struct log_row *row;
+	struct log_segment *s;
+
+	cr_assert_eq(log_new(epoch, 0, 5, &log), 0);
+	srand(1);
+	for (int i = 0; i < 3000; i++) {
+		apply(log, member(rand() % 2 ? "n1" : "n2", (uint32_t)(rand() % 50), rand() % 3 == 0));
+		if (i == 2990)
+			sum = log_segment_find(log, 1)->digest;
+	}
+	s = log_segment_find(log, 1);
+	cr_assert(log_digest_at(s, 2991, &at));
+	cr_assert(at.sum == sum.sum && at.rows == sum.rows);
+	cr_assert_not(log_digest_at(s, 1, &at));
+	memset(&sum, 0, sizeof(sum));
+	TAILQ_FOREACH(row, &s->rows, by_segment) {
+		if (!row->deleted)
+			digest_add_member(&sum, epoch, 1, row->node->name, &row->key.group,
+					  &row->filter);
+	}
+	cr_assert(sum.sum == s->digest.sum && sum.rows == s->digest.rows);
+	cr_assert_eq(sum.rows, s->n_live);
+	log_free(log);
+}
+
+Test(log, keys_are_in_order)
+{
+	struct log *log;
+	struct log_row *row, *before = NULL;
+	size_t n = 0;
+
+	cr_assert_eq(log_new(epoch, 0, 5, &log), 0);
+	for (uint32_t i = 0; i < 1000; i++)
+		apply(log, member("n1", (i * 7919) % 1000, false));
+	for (row = log_seek(log, 0, 0, &ADDR_NULL, "", ""); row; row = row->next[0], n++) {
+		if (before)
+			cr_assert(addr_cmp(&before->key.group, &row->key.group) < 0);
+		before = row;
+	}
+	cr_assert_eq(n, 1000);
+	log_free(log);
+}
+
+Test(log, cursor_survives_changes)
+{
+	struct log_cursor cursor = { 0 };
+	struct log *log;
+
+	cr_assert_eq(log_new(epoch, 0, 0, &log), 0);
+	for (uint32_t i = 1; i <= 3; i++)
+		apply(log, member("n1", i, false));
+	log_cursor_open(&cursor, log_segment_find(log, 1));
+	cr_assert_eq(log_cursor_next(&cursor)->revision, 1);
+	apply(log, member("n1", 2, true)); /* the next row dies and is forgotten */
+	cr_assert_eq(log_cursor_next(&cursor)->revision, 3);
+	cr_assert_null(log_cursor_next(&cursor));
+	apply(log, member("n1", 9, false)); /* after the end was seen */
+	cr_assert_eq(log_cursor_next(&cursor)->revision, 5);
+	log_cursor_close(&cursor);
+	log_free(log);
+}
+
+static const struct registry_options options = { 2000, 120000 };
+
+static struct registry_node *connected(struct registry *r, const char *name, uint64_t now)
+{
+	struct registry_node *node;
+
+	cr_assert_eq(registry_add(r, name, now, &node), 0);
+	registry_connect(r, node, &node, now);
+	return node;
+}
+
+Test(registry, stale_and_hold_at_their_deadlines)
+{
+	struct registry *r;
+	struct registry_node *node;
+
+	cr_assert_eq(registry_new(&options, 0, &r), 0);
+	node = connected(r, "n1", 1000);
+	cr_assert_eq(registry_next_ms(r), 3000);
+	registry_tick(r, 2999);
+	cr_assert_eq(node->state, REGISTRY_CONNECTED);
+	registry_tick(r, 3000);
+	cr_assert_eq(node->state, REGISTRY_STALE);
+	cr_assert_null(registry_expired(r, 120999));
+	cr_assert_eq(registry_expired(r, 121000), node);
+	registry_heard(r, node, 121000);
+	cr_assert_eq(node->state, REGISTRY_CONNECTED);
+	cr_assert_null(registry_expired(r, 121000));
+	registry_free(r);
+}
+
+Test(registry, draining_skips_the_hold_when_the_session_ends)
+{
+	struct registry *r;
+	struct registry_node *node;
+
+	cr_assert_eq(registry_new(&options, 0, &r), 0);
+	node = connected(r, "n1", 0);
+	registry_set_draining(r, node, true);
+	cr_assert_null(registry_expired(r, 1));
+	registry_disconnect(r, node);
+	cr_assert_eq(registry_expired(r, 1), node);
+	registry_free(r);
+}
+
+Test(registry, mass_silence_freezes_for_one_hold_time)
+{
+	struct registry *r;
+	char name[8];
+
+	cr_assert_eq(registry_new(&options, 0, &r), 0);
+	for (int i = 0; i < 10; i++) {
+		snprintf(name, sizeof(name), "n%d", i);
+		connected(r, name, 0);
+	}
+	for (int i = 3; i < 10; i++) {
+		snprintf(name, sizeof(name), "n%d", i);
+		registry_heard(r, registry_find(r, name), 119000);
+	}
+	registry_tick(r, 120000);
+	cr_assert_eq(registry_freezes(r), 1);
+	cr_assert_null(registry_expired(r, 120000));
+	for (int i = 3; i < 10; i++) {
+		snprintf(name, sizeof(name), "n%d", i);
+		registry_heard(r, registry_find(r, name), 239000);
+	}
+	registry_tick(r, 239999);
+	cr_assert_null(registry_expired(r, 239999));
+	registry_tick(r, 240000);
+	cr_assert_not_null(registry_expired(r, 240000));
+	cr_assert_eq(registry_freezes(r), 1);
+	registry_free(r);
+}
+
+Test(registry, complete_when_the_expected_reported_or_the_hold_passed)
+{
+	struct registry *r;
+
+	cr_assert_eq(registry_new(&options, 0, &r), 0);
+	cr_assert_not(registry_is_complete(r, 0));
+	registry_expect(r, "n1");
+	registry_expect(r, "n2");
+	cr_assert_not(registry_reported(r, "n1"));
+	cr_assert_not(registry_is_complete(r, 119999));
+	cr_assert(registry_reported(r, "n2"));
+	cr_assert(registry_is_complete(r, 1));
+	registry_expect(r, "n3");
+	cr_assert_not(registry_is_complete(r, 119999));
+	cr_assert(registry_is_complete(r, 120000));
+	registry_free(r);
+}
+
+static struct report *report_of(uint32_t first, uint32_t n)
+{
+	struct report *report;
+	bool widened;
+
+	cr_assert_eq(report_new(&limits, &report), 0);
+	for (uint32_t i = first; i < first + n; i++) {
+		struct filter f = { .mode = FILTER_EXCLUDE };
+		struct addr g = group(i);
+
+		cr_assert_eq(report_put(report, 1, &g, &f, &widened), 0);
+	}
+	return report;
+}
+
+Test(report, full_sweeps_and_refresh_changes_nothing)
+{
+	const struct log_change *changes;
+	struct addr one = group(1);
+	struct report *report;
+	struct log *log;
+	size_t n;
+
+	cr_assert_eq(log_new(epoch, 0, 10, &log), 0);
+	apply(log, member("n1", 1, false));
+	apply(log, member("n1", 2, false));
+	apply(log, member("n2", 1, false));
+	report = report_of(2, 2);
+	cr_assert_eq(report_diff(report, log, "n1", false, &changes, &n), 0);
+	cr_assert_eq(n, 1); /* 3 is new; 2 is a refresh; 1 was not named */
+	cr_assert_eq(report_diff(report, log, "n1", true, &changes, &n), 0);
+	cr_assert_eq(n, 2);
+	cr_assert(changes[0].deleted);
+	cr_assert(addr_equal(&changes[0].group, &one));
+	report_free(report);
+	log_free(log);
+}
+
+Test(report, quota_refuses_the_item_only_and_sources_widen)
+{
+	const struct report_refusal *refusals;
+	const struct log_change *changes;
+	struct addr sources[3], g = group(1);
+	struct report *report;
+	struct filter f;
+	struct log *log;
+	bool widened;
+	size_t n;
+
+	cr_assert_eq(log_new(epoch, 0, 10, &log), 0);
+	report = report_of(1, 6);
+	for (int i = 0; i < 3; i++)
+		sources[i] = addr_v4_be32((uint32_t)i + 1);
+	cr_assert_eq(filter_init(&f, FILTER_INCLUDE, sources, 3), 0);
+	cr_assert_eq(report_put(report, 1, &g, &f, &widened), 0);
+	cr_assert(widened);
+	cr_assert_eq(report_diff(report, log, "n1", true, &changes, &n), 0);
+	cr_assert_eq(n, 4);
+	cr_assert_eq(report_refusals(report, &refusals), 2);
+	report_free(report);
+	log_free(log);
+}
+
+static int session_result;
+static uint64_t session_id, session_sequence;
+
+static void on_session(void *userdata, int result, uint64_t id, uint64_t sequence)
+{
+	session_result = result;
+	session_id = id;
+	session_sequence = sequence;
+}
+
+static int commit_result;
+
+static void on_commit(void *userdata, int result, uint64_t revision)
+{
+	commit_result = result;
+}
+
+static uint64_t events;
+
+static void on_event(void *userdata, uint64_t revision, const struct log_change *c, size_t n)
+{
+	events++;
+}
+
+static int open_session(struct store *store, uint8_t instance, uint64_t start, uint64_t attempt,
+			bool alive)
+{
+	struct store_session q = { .node = "n1", .instance = { instance }, .start_count = start,
+				   .attempt = attempt, .holder_alive = alive };
+
+	store_session(store, &q, on_session, NULL);
+	return session_result;
+}
+
+Test(memory, sessions_are_fenced)
+{
+	static const struct store_events ops = { on_event };
+	struct log_change c = member("n1", 1, false);
+	struct store_txn txn = { "n1", 0, 1, &c, 1 };
+	char why[STORE_WHY_MAX];
+	struct store *store;
+
+	cr_assert_eq(store_open("nonsense", &ops, NULL, &store, why), -EINVAL);
+	cr_assert_eq(store_open("memory", &ops, NULL, &store, why), 0);
+	cr_assert_eq(open_session(store, 1, 1, 1, false), 0);
+	txn.session = session_id;
+	store_commit(store, &txn, on_commit, NULL);
+	cr_assert_eq(commit_result, 0);
+	cr_assert_eq(events, 1);
+	cr_assert_eq(open_session(store, 1, 1, 1, true), -ESTALE);
+	cr_assert_eq(open_session(store, 2, 1, 1, true), -EEXIST);
+	cr_assert_eq(open_session(store, 1, 1, 2, true), 0);
+	cr_assert_eq(session_sequence, 1);
+	store_commit(store, &txn, on_commit, NULL);
+	cr_assert_eq(commit_result, -ESTALE);
+	cr_assert_eq(events, 1);
+	cr_assert_eq(open_session(store, 2, 1, 1, false), 0);
+	cr_assert_eq(session_sequence, 0);
+	store_close(store);
+}
