@@ -81,6 +81,7 @@ static int unix_prepare(struct rpc_server *server, const char *path)
 {
 	_cleanup_free_ struct rpc_unix_socket *s = NULL;
 	struct stat st;
+	size_t size;
 	int r;
 
 	if (strlen(path) >= sizeof(((struct sockaddr_un *)0)->sun_path))
@@ -88,10 +89,11 @@ static int unix_prepare(struct rpc_server *server, const char *path)
 	r = make_parent(path);
 	if (r < 0)
 		return r;
-	s = malloc(sizeof(*s) + strlen(path) + sizeof(".lock"));
+	size = strlen(path) + sizeof(".lock");
+	s = malloc(sizeof(*s) + size);
 	if (!s)
 		return -ENOMEM;
-	sprintf(s->lock_path, "%s.lock", path);
+	snprintf(s->lock_path, size, "%s.lock", path);
 	r = lock_file(s->lock_path, &s->lock_fd);
 	if (r < 0)
 		return r;
