@@ -117,7 +117,7 @@ static bool is_unreachable(const struct session *s)
 {
 	static const char *const words[] = {
 		"failed to connect",	"connect",	    "DNS resolution failed",
-		"Socket closed",	"backends failing", "reset",
+		"Socket closed",	"backends failing", "Connection reset",
 		"Broken pipe",		"keepalive",	    "GOAWAY",
 		"Endpoint read failed", "UNKNOWN:",
 	};
