@@ -116,7 +116,7 @@ static int call_run(struct session *s)
 static bool is_unreachable(const struct session *s)
 {
 	static const char *const words[] = {
-		"failed to connect",	"connect",	    "DNS resolution failed",
+		"failed to connect",	"connections to",   "DNS resolution failed",
 		"Socket closed",	"backends failing", "Connection reset",
 		"Broken pipe",		"keepalive",	    "GOAWAY",
 		"Endpoint read failed", "UNKNOWN:",
