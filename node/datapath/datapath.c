@@ -142,9 +142,9 @@ static int adopt(struct datapath *dp)
 		rc = datapath_remotes_adopt(dp);
 	if (rc == 0)
 		rc = datapath_routes_adopt(dp);
-	numbers_sort(&dp->port_numbers);
-	numbers_sort(&dp->remote_numbers);
-	numbers_sort(&dp->list_numbers);
+	numbers_sort(&dp->port_numbers, datapath_now_ms());
+	numbers_sort(&dp->remote_numbers, datapath_now_ms());
+	numbers_sort(&dp->list_numbers, datapath_now_ms());
 	return rc;
 }
 

@@ -18,7 +18,7 @@ int numbers_init(struct numbers *numbers, uint32_t n)
 		return -ENOMEM;
 	}
 	*numbers = x;
-	numbers_sort(numbers);
+	numbers_sort(numbers, 0);
 	return 0;
 }
 
@@ -39,12 +39,18 @@ bool numbers_claim(struct numbers *numbers, uint32_t number)
 	return true;
 }
 
-void numbers_sort(struct numbers *numbers)
+void numbers_sort(struct numbers *numbers, uint64_t now_ms)
 {
 	numbers->n_free = 0;
 	for (uint32_t i = numbers->n; i > 0; i--) {
-		if (!numbers->used[i])
+		if (numbers->used[i])
+			continue;
+		if (numbers->refs[i]) {
+			numbers->used[i] = 1;
+			numbers_retire(numbers, i, now_ms);
+		} else {
 			numbers->free[numbers->n_free++] = i;
+		}
 	}
 }
 

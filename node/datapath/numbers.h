@@ -29,10 +29,11 @@ struct numbers {
 int numbers_init(struct numbers *numbers, uint32_t n);
 void numbers_deinit(struct numbers *numbers);
 
-/* While adopting: takes this very number; then numbers_sort() once. False when
- * it is out of range or taken. */
+/* While adopting: takes this very number; then, with the references counted,
+ * numbers_sort() once, which retires what is only referred to. False when it is
+ * out of range or taken. */
 bool numbers_claim(struct numbers *numbers, uint32_t number);
-void numbers_sort(struct numbers *numbers);
+void numbers_sort(struct numbers *numbers, uint64_t now_ms);
 
 /* 0: none is free. */
 uint32_t numbers_take(struct numbers *numbers);

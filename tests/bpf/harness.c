@@ -185,6 +185,7 @@ size_t frame_ipv4(uint8_t *frame, const char *source, const char *group, uint8_t
 		  unsigned int ihl, const void *payload, size_t len)
 {
 	size_t head = ihl * 4, total = head + len;
+	uint32_t sum = 0;
 
 	memset(frame, 0, 14 + head);
 	memcpy(frame + 6, "\x02\0\0\0\0\x01", 6);
@@ -200,6 +201,12 @@ size_t frame_ipv4(uint8_t *frame, const char *source, const char *group, uint8_t
 	frame[2] = 0x5e;
 	frame[3] = frame[31] & 0x7f;
 	memcpy(frame + 4, frame + 32, 2);
+	for (size_t i = 0; i < head; i += 2)
+		sum += (uint32_t)frame[14 + i] << 8 | frame[15 + i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = ~(sum + (sum >> 16));
+	frame[24] = (uint8_t)(sum >> 8);
+	frame[25] = (uint8_t)sum;
 	if (len)
 		memcpy(frame + 14 + head, payload, len);
 	return 14 + total;

@@ -168,6 +168,70 @@ Test(datapath, a_reused_ifindex_is_another_port)
 	datapath_close(dp);
 }
 
+/* A list may outlive its receiver, also over a restart of the agent: whoever
+ * comes next must not inherit the copies. */
+Test(datapath, a_new_port_does_not_inherit_the_number_of_a_listed_one)
+{
+	struct datapath_port ports[3];
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = data(frame);
+	struct datapath *dp;
+	_cleanup_close_ int w0 = -1, w2 = -1;
+	char why[DATAPATH_WHY_MAX];
+
+	if (!harness_enter(3))
+		return;
+	dp = harness_open(NULL);
+	attach(dp, 2, ports);
+	route(dp, "239.1.2.3", ports, 2);
+	cr_assert_eq(datapath_port_detach(dp, ports[1].ifindex), 0);
+	datapath_close(dp);
+	dp = harness_open(NULL);
+	cr_assert_eq(datapath_port_attach(dp, harness_ifindex("p", 2), 1, 0, &ports[2], why), 0);
+	w0 = harness_socket("w", 0);
+	w2 = harness_socket("w", 2);
+	harness_send(w0, frame, len);
+	cr_expect_eq(harness_counter_wait(dp, "copy_stale", 1), 1);
+	cr_expect_eq(harness_receive(w2, 0, NULL, NULL), 0);
+	datapath_close(dp);
+}
+
+/* The bridge floods link-local groups between its ports; a second copy would
+ * be a duplicate. */
+Test(datapath, link_local_between_ports_of_a_bridge)
+{
+	struct datapath_route r = { .kind = DATAPATH_ROUTE_ALL, .segment = 1, .n_ports = 3 };
+	struct datapath_port port;
+	uint32_t ifindexes[3];
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = frame_ipv4(frame, "192.0.2.1", "224.0.0.251", 17, 5, payload, 64);
+	char why[DATAPATH_WHY_MAX] = "";
+	struct datapath *dp;
+	_cleanup_close_ int w0 = -1, w1 = -1, w2 = -1;
+
+	if (!harness_enter(3))
+		return;
+	harness_run("ip link add br0 type bridge && ip link set br0 up && "
+		    "ip link set p0 master br0 && ip link set p1 master br0");
+	dp = harness_open(NULL);
+	for (unsigned int i = 0; i < 3; i++) {
+		ifindexes[i] = harness_ifindex("p", i);
+		cr_assert_eq(datapath_port_attach(dp, ifindexes[i], 1,
+						  i < 2 ? if_nametoindex("br0") : 0, &port, why),
+			     0, "%s", why);
+	}
+	r.ports = ifindexes;
+	cr_assert_eq(datapath_route_set(dp, &r), 0);
+	w0 = harness_socket("w", 0);
+	w1 = harness_socket("w", 1);
+	w2 = harness_socket("w", 2);
+	harness_send(w0, frame, len);
+	cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1);
+	cr_expect_eq(harness_receive(w2, 1, NULL, NULL), 1);
+	cr_expect_eq(harness_receive(w0, 0, NULL, NULL), 0);
+	datapath_close(dp);
+}
+
 Test(datapath, a_bad_receiver_costs_the_others_nothing)
 {
 	struct datapath_port ports[4];

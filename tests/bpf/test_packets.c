@@ -46,7 +46,7 @@ BUILD(data_source, len = frame_ipv4(frame, "192.0.2.77", "239.1.2.3", UDP, 5, pa
 BUILD(data_blocked, len = frame_ipv4(frame, "192.0.2.66", "239.1.2.3", UDP, 5, payload, 20))
 BUILD(data_options, len = V4("239.1.2.3", UDP, 15, 20))
 BUILD(data_fragment, len = V4("239.1.2.3", UDP, 5, 20); frame[21] = 7)
-BUILD(data_bad_checksum, len = V4("239.1.2.3", UDP, 5, 20); frame[24] = 1)
+BUILD(data_bad_checksum, len = V4("239.1.2.3", UDP, 5, 20); frame[24] ^= 1)
 BUILD(data_wrong_mac, len = V4("239.1.2.3", UDP, 5, 20); memset(frame, 0xff, 6))
 BUILD(data_padded, len = V4("239.1.2.3", UDP, 5, 4) + 30)
 BUILD(same_mac, len = V4("225.1.2.3", UDP, 5, 20))
