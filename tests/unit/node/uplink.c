@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/uplink.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+/* A controller that is a few lines: what was sent is kept as text. */
+static char sent[128][96];
+static size_t n_sent, n_connects, n_disconnects;
+static uint64_t last_sequence;
+static char session_text[128];
+
+static void on_connect(const char *target, void *userdata)
+{
+	n_connects++;
+}
+
+static void on_disconnect(void *userdata)
+{
+	n_disconnects++;
+}
+
+static const char *const kinds[] = { "DELTA", "FULL", "FULL_END" };
+
+static void on_send(const Mcmesh__V1__AgentMessage *m, void *userdata)
+{
+	char *p = sent[n_sent++];
+
+	switch (m->message_case) {
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO:
+		sprintf(p, "hello %s", m->hello->node);
+		break;
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT:
+		last_sequence = m->report->sequence;
+		sprintf(p, "report %s %zu%s", kinds[m->report->kind], m->report->n_members,
+			m->report->n_members && m->report->members[0]->deleted ? " deleted" : "");
+		break;
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK:
+		sprintf(p, "ack");
+		break;
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT:
+		sprintf(p, "heartbeat");
+		break;
+	default:
+		sprintf(p, "?");
+	}
+}
+
+static void on_session(const char *controller, const char *reason, void *userdata)
+{
+	snprintf(session_text, sizeof(session_text), "%s", controller ? controller : "-");
+}
+
+static void on_epoch(const uint8_t *epoch, void *userdata)
+{
+}
+
+static void on_refused(uint32_t segment, const struct addr *group, const char *reason,
+		       void *userdata)
+{
+}
+
+static void no_remote(const struct addr *vtep, const char *node, void *userdata)
+{
+}
+
+static void no_remote_del(const struct addr *vtep, void *userdata)
+{
+}
+
+static void no_member(uint32_t segment, const struct addr *group, const struct addr *vtep,
+		      const struct filter *filter, void *userdata)
+{
+}
+
+static const struct uplink_ops ops = {
+	.connect = on_connect,
+	.disconnect = on_disconnect,
+	.send = on_send,
+	.epoch = on_epoch,
+	.session = on_session,
+	.refused = on_refused,
+};
+static const struct mirror_ops mirror_ops = { no_remote, no_remote_del, no_member, NULL };
+static const char *const controllers[] = { "c1", NULL };
+static const char *const two_controllers[] = { "c1", "c2", NULL };
+static uint8_t epoch[EPOCH_LEN] = { 7 };
+
+struct bed {
+	struct mirror *mirror;
+	struct uplink *uplink;
+};
+
+static struct bed make(const char *const *list, uint64_t whole_at_ms)
+{
+	struct uplink_options options = {
+		.node = "n1",
+		.start_count = 1,
+		.controllers = list,
+		.seed = 42,
+		.whole_at_ms = whole_at_ms,
+	};
+	struct bed b;
+
+	n_sent = n_connects = n_disconnects = 0;
+	cr_assert_eq(mirror_new("n1", &mirror_ops, NULL, &b.mirror), 0);
+	mirror_segment_add(b.mirror, 1);
+	cr_assert_eq(uplink_new(&options, &ops, NULL, b.mirror, 0, &b.uplink), 0);
+	return b;
+}
+
+static void drop(struct bed *b)
+{
+	uplink_free(b->uplink);
+	mirror_free(b->mirror);
+}
+
+static void welcome(struct bed *b, uint64_t now)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Welcome w = MCMESH__V1__WELCOME__INIT;
+
+	w.epoch.data = epoch;
+	w.epoch.len = EPOCH_LEN;
+	w.heartbeat_ms = 500;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME;
+	m.welcome = &w;
+	uplink_message(b->uplink, &m, now);
+}
+
+static void up(struct bed *b, uint64_t now)
+{
+	uplink_expire(b->uplink, now);
+	uplink_opened(b->uplink, now);
+	welcome(b, now);
+}
+
+static void accepted(struct bed *b, uint64_t sequence, uint64_t now)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Accepted a = MCMESH__V1__ACCEPTED__INIT;
+
+	a.sequence = sequence;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED;
+	m.accepted = &a;
+	uplink_message(b->uplink, &m, now);
+}
+
+static int bookmark(struct bed *b, uint32_t segment, uint64_t previous, uint64_t revision,
+		    uint64_t now)
+{
+	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
+	Mcmesh__V1__Delta d = MCMESH__V1__DELTA__INIT;
+
+	d.segment = segment;
+	d.previous = previous;
+	d.revision = revision;
+	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DELTA;
+	m.delta = &d;
+	uplink_message(b->uplink, &m, now);
+	return 0;
+}
+
+static void join(struct bed *b, uint8_t last, bool on)
+{
+	struct addr group = addr_v4_be32(__builtin_bswap32(0xef010100u + last));
+	struct filter f = { on ? FILTER_EXCLUDE : FILTER_INCLUDE, 0, NULL };
+
+	cr_assert_eq(uplink_member_set(b->uplink, 1, &group, &f), 0);
+}
+
+static size_t count(const char *text)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < n_sent; i++)
+		n += strcmp(sent[i], text) == 0;
+	return n;
+}
+
+Test(uplink, hello_then_a_full_report_of_what_is_known)
+{
+	struct bed b = make(controllers, 0);
+
+	join(&b, 1, true);
+	up(&b, 10);
+	cr_assert_str_eq(sent[0], "hello n1");
+	cr_assert_str_eq(sent[1], "report FULL_END 1");
+	cr_assert_str_eq(session_text, "c1");
+	drop(&b);
+}
+
+Test(uplink, full_report_waits_until_the_members_are_whole)
+{
+	struct bed b = make(controllers, 1000);
+
+	join(&b, 1, true);
+	up(&b, 10);
+	cr_assert_str_eq(sent[1], "report DELTA 1", "a join does not wait");
+	accepted(&b, 1, 11);
+	uplink_flush(b.uplink, 999);
+	cr_assert_eq(n_sent, 2);
+	uplink_flush(b.uplink, 1000);
+	cr_assert_str_eq(sent[2], "report FULL_END 1");
+	drop(&b);
+}
+
+Test(uplink, one_report_is_in_flight_and_the_next_takes_all)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	accepted(&b, last_sequence, 0);
+	n_sent = 0;
+	join(&b, 1, true);
+	uplink_flush(b.uplink, 1);
+	join(&b, 2, true);
+	join(&b, 3, true);
+	uplink_flush(b.uplink, 1);
+	cr_assert_eq(n_sent, 1);
+	accepted(&b, last_sequence, 2);
+	cr_assert_str_eq(sent[1], "report DELTA 2");
+	drop(&b);
+}
+
+Test(uplink, a_leave_during_flight_is_not_lost)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	accepted(&b, last_sequence, 0);
+	join(&b, 1, true);
+	uplink_flush(b.uplink, 1);
+	join(&b, 1, false);
+	n_sent = 0;
+	accepted(&b, last_sequence, 2);
+	cr_assert_str_eq(sent[0], "report DELTA 1 deleted");
+	accepted(&b, last_sequence, 3);
+	uplink_flush(b.uplink, 4);
+	cr_assert_eq(n_sent, 1);
+	drop(&b);
+}
+
+Test(uplink, what_was_not_accepted_is_sent_again_under_a_new_sequence)
+{
+	struct bed b = make(controllers, 0);
+	uint64_t lost;
+
+	up(&b, 0);
+	accepted(&b, last_sequence, 0);
+	join(&b, 1, true);
+	uplink_flush(b.uplink, 1);
+	lost = last_sequence;
+	uplink_closed(b.uplink, 14, "gone", 2);
+	n_sent = 0;
+	up(&b, uplink_next_ms(b.uplink));
+	cr_assert_str_eq(sent[0], "hello n1");
+	cr_assert_str_eq(sent[1], "report DELTA 1", "the same epoch: no full report");
+	cr_assert_gt(last_sequence, lost);
+	accepted(&b, lost, 900);
+	uplink_flush(b.uplink, 900);
+	cr_assert_eq(n_sent, 2, "an answer to an older report settles nothing");
+	drop(&b);
+}
+
+Test(uplink, a_new_epoch_asks_for_a_full_report)
+{
+	struct bed b = make(controllers, 0);
+
+	join(&b, 1, true);
+	up(&b, 0);
+	accepted(&b, last_sequence, 0);
+	uplink_closed(b.uplink, 14, "gone", 2);
+	epoch[0] = 8;
+	n_sent = 0;
+	up(&b, uplink_next_ms(b.uplink));
+	cr_assert_str_eq(sent[1], "report FULL_END 1");
+	epoch[0] = 7;
+	drop(&b);
+}
+
+Test(uplink, retry_waits_out_its_backoff)
+{
+	struct bed b = make(controllers, 0);
+	uint64_t at;
+
+	uplink_expire(b.uplink, 0);
+	cr_assert_eq(n_connects, 1);
+	uplink_closed(b.uplink, 14, "refused", 5);
+	at = uplink_next_ms(b.uplink);
+	cr_assert_gt(at, 5);
+	cr_assert_leq(at, 5 + UPLINK_BACKOFF_MAX_MS);
+	uplink_expire(b.uplink, at - 1);
+	cr_assert_eq(n_connects, 1);
+	uplink_expire(b.uplink, at);
+	cr_assert_eq(n_connects, 2);
+	drop(&b);
+}
+
+Test(uplink, the_next_controller_is_tried_soon)
+{
+	struct bed b = make(two_controllers, 0);
+
+	uplink_expire(b.uplink, 0);
+	uplink_closed(b.uplink, 14, "refused", 5);
+	cr_assert_leq(uplink_next_ms(b.uplink), 5 + UPLINK_BACKOFF_MIN_MS);
+	drop(&b);
+}
+
+Test(uplink, a_silent_controller_is_left_after_three_heartbeats)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	uplink_expire(b.uplink, 1499);
+	cr_assert_eq(n_disconnects, 0);
+	uplink_expire(b.uplink, 1500);
+	cr_assert_eq(n_disconnects, 1);
+	cr_assert_str_eq(session_text, "-");
+	drop(&b);
+}
+
+Test(uplink, heartbeats_fill_silence_only)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	uplink_expire(b.uplink, 499);
+	cr_assert_eq(count("heartbeat"), 0);
+	uplink_expire(b.uplink, 500);
+	cr_assert_eq(count("heartbeat"), 1);
+	drop(&b);
+}
+
+Test(uplink, acks_come_after_the_maps_and_at_most_every_50_ms)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 1000);
+	bookmark(&b, 1, 0, 4, 1000);
+	cr_assert_eq(count("ack"), 0);
+	cr_assert(uplink_applied(b.uplink, 1001));
+	cr_assert_eq(count("ack"), 1);
+	bookmark(&b, 1, 4, 5, 1002);
+	cr_assert(uplink_applied(b.uplink, 1050));
+	cr_assert_eq(count("ack"), 1);
+	cr_assert_not(uplink_applied(b.uplink, 1051));
+	cr_assert_eq(count("ack"), 2);
+	drop(&b);
+}
+
+Test(uplink, a_gap_begins_the_session_anew)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	bookmark(&b, 1, 3, 4, 1);
+	cr_assert_eq(n_disconnects, 1);
+	cr_assert_eq(uplink_counter(b.uplink, UPLINK_C_GAPS), 1);
+	drop(&b);
+}
