@@ -14,7 +14,7 @@ import programs  # noqa: E402
 import topology as topo  # noqa: E402
 from topology import LabError  # noqa: E402
 
-UP_DEADLINE_S = 20
+UP_DEADLINE_S = int(os.environ.get("MCMESH_LAB_DEADLINE_S", "20"))
 LOCK = "/run/mcmesh-lab.lock"
 USAGE = 2
 
@@ -88,7 +88,7 @@ def parse_up(args):
 
 def state_of(o):
     return {"nodes": o.nodes, "ports": o.ports, "controllers": o.controllers, "store": o.store,
-            "ipv6_underlay": o.ipv6_underlay, "agent_set": o.agent_set,
+            "ipv6_underlay": o.ipv6_underlay, "agent_set": ["limits.ports=4096"] + o.agent_set,
             "controller_set": o.controller_set, "mounted_bpffs": False}
 
 

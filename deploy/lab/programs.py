@@ -25,6 +25,7 @@ PINS = BPFFS / "mcmesh-lab"
 PORT = 7797
 POLL_S = 0.03
 STOP_S = 10
+MNT_DETACH = 2
 
 
 def program(name):
@@ -280,21 +281,33 @@ def _mount(source, target, kind):
 
 def mount_bpffs():
     """True when it was not there before."""
-    if os.path.ismount(BPFFS):
-        return False
-    _mount("bpf", BPFFS, "bpf")
-    return True
+    mounted = not os.path.ismount(BPFFS)
+    if mounted:
+        _mount("bpf", BPFFS, "bpf")
+    PINS.mkdir(mode=0o700, exist_ok=True)
+    return mounted
+
+
+def _umount(target):
+    if ctypes.CDLL(None, use_errno=True).umount2(str(target).encode(), MNT_DETACH):
+        raise LabError(f"unmount {target}: {os.strerror(ctypes.get_errno())}")
 
 
 def _rmtree_pins():
+    while os.path.ismount(PINS):  # an agent that found no bpffs there made one
+        _umount(PINS)
     if not PINS.is_dir():
         return
-    for directory, subdirs, files in os.walk(PINS, topdown=False):
+    for directory, _, files in os.walk(PINS, topdown=False):
         for name in files:
             os.unlink(os.path.join(directory, name))
-        for name in subdirs:
-            os.rmdir(os.path.join(directory, name))
-    os.rmdir(PINS)
+        os.rmdir(directory)
+
+
+def _umount_bpffs():
+    """Ours, unless somebody else pins in it by now; *.debug is the kernel's."""
+    if os.path.ismount(BPFFS) and all(p.suffix == ".debug" for p in BPFFS.iterdir()):
+        _umount(BPFFS)
 
 
 def _end_strays():
@@ -332,6 +345,6 @@ def down():
     _end_strays()
     topo.down()
     _rmtree_pins()
-    if mounted and os.path.ismount(BPFFS) and not any(BPFFS.iterdir()):
-        ctypes.CDLL(None).umount(str(BPFFS).encode())
+    if mounted:
+        _umount_bpffs()
     shutil.rmtree(RUN, ignore_errors=True)
