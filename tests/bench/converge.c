@@ -259,7 +259,7 @@ static int64_t run(const struct side *tx, const struct side *rx, uint32_t group,
 			send_data(tx, group);
 			*next += interval;
 		}
-		wait_for(rx, *next);
+		wait_for(rx, *next < until ? *next : until);
 	}
 	return last;
 }
