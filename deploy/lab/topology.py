@@ -204,11 +204,11 @@ def up(nodes, ports, controllers):
 
 def cut(node):
     """Packets of the node's underlay vanish silently, as behind a dead switch."""
-    ip_batch([f"link set u-{node} type bridge_slave state 0"], "underlay")
+    ip_batch([f"link set u-{node} nomaster"], "underlay")
 
 
 def heal(node):
-    ip_batch([f"link set u-{node} type bridge_slave state 3"], "underlay")
+    ip_batch([f"link set u-{node} master {BRIDGE}"], "underlay")
 
 
 def down():
