@@ -204,7 +204,7 @@ int gmp_memberships_walk(const struct gmp *gmp, uint32_t port,
 			 int (*fn)(const struct gmp_membership_view *view, void *userdata),
 			 void *userdata);
 
-/* Does this (port, group) exist: for Explain. */
+/* The same for one (port, group): for Explain. -ENOENT: it does not exist. */
 int gmp_membership_view(const struct gmp *gmp, uint32_t port, const struct addr *group,
 			int (*fn)(const struct gmp_membership_view *view, void *userdata),
 			void *userdata);

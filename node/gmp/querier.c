@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/gmp/internal.h"
+
+#define MLD_OFFSET 3 /* GMP_MLDV1 speaks like GMP_IGMPV1 + 3 */
+
+static uint32_t robustness(const struct port *p, bool v6)
+{
+	return p->family[v6].robustness ? p->family[v6].robustness : p->config.robustness;
+}
+
+static uint32_t query_interval(const struct port *p, bool v6)
+{
+	return p->family[v6].query_interval_ms ? p->family[v6].query_interval_ms :
+						 p->config.query_interval_ms;
+}
+
+uint32_t port_membership_ms(const struct port *port, bool v6)
+{
+	if (port->config.membership_interval_ms)
+		return port->config.membership_interval_ms;
+	return robustness(port, v6) * query_interval(port, v6) +
+	       2 * port->config.query_response_interval_ms;
+}
+
+uint32_t port_last_member_ms(const struct port *port)
+{
+	return port->config.last_member_query_interval_ms *
+	       port->config.last_member_query_count;
+}
+
+static uint32_t other_querier_ms(const struct port *p, bool v6)
+{
+	return robustness(p, v6) * query_interval(p, v6) + p->config.query_response_interval_ms / 2;
+}
+
+static bool may_query(const struct port *p, bool v6)
+{
+	return p->config.querier && (!v6 || !addr_is_null(&p->config.query_source_v6));
+}
+
+bool port_is_querier(const struct port *port, bool v6, uint64_t now)
+{
+	return may_query(port, v6) && port->family[v6].other_until <= now;
+}
+
+static struct addr own_source(const struct port *p, bool v6)
+{
+	if (v6)
+		return p->config.query_source_v6;
+	return addr_is_null(&p->config.query_source_v4) ? addr_v4_be32(0) :
+							  p->config.query_source_v4;
+}
+
+void port_send_query(struct port *port, bool v6, const struct addr *group,
+		     const struct addr *sources, size_t n, bool s_flag, uint64_t now,
+		     struct gmp_fx *fx)
+{
+	const struct gmp_config *c = &port->config;
+	struct family *f = &port->family[v6];
+	bool general = addr_is_unspecified(group);
+	uint8_t frame[WIRE_FRAME_MAX];
+	struct wire_query q = {
+		.version = v6 ? c->mld_version : c->igmp_version,
+		.source = own_source(port, v6),
+		.group = *group,
+		.max_response_ms = general ? c->query_response_interval_ms :
+					     c->last_member_query_interval_ms,
+		.query_interval_s = c->query_interval_ms / 1000,
+		.robustness = c->robustness,
+		.s_flag = s_flag,
+	};
+	size_t off = 0;
+
+	if (f->older_until > now && f->older < q.version)
+		q.version = f->older;
+	/* Older versions know no sources (7.3.1). */
+	if (n && q.version != GMP_IGMPV3 && q.version != GMP_MLDV2)
+		return;
+	memcpy(q.mac, c->query_mac, 6);
+	do {
+		size_t part = n - off, max = wire_query_max_sources(v6);
+
+		q.n_sources = (uint16_t)(part > max ? max : part);
+		q.sources = sources + off;
+		off += q.n_sources;
+		fx_frame(fx, GMP_FX_QUERY, port->id, frame, wire_query_encode(&q, frame));
+		count(port, GMP_C_queries_sent);
+	} while (off < n);
+}
+
+static uint64_t port_next(const struct port *p)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (int v6 = 0; v6 < 2; v6++) {
+		const struct family *f = &p->family[v6];
+
+		if (f->next_general < next)
+			next = f->next_general;
+		if (f->other_until && f->other_until < next)
+			next = f->other_until;
+		if (f->router_until && f->router_until < next)
+			next = f->router_until;
+	}
+	return next;
+}
+
+static void router_update(struct port *p, struct gmp_fx *fx)
+{
+	bool on = p->family[0].router_until || p->family[1].router_until;
+	struct gmp_fx_item *item;
+
+	if (on == p->is_router)
+		return;
+	p->is_router = on;
+	p->gmp->n_routers += on ? 1 : (size_t)-1;
+	item = fx_push(fx, GMP_FX_ROUTER, p->id);
+	if (item)
+		item->on = on;
+}
+
+void port_router_lost(struct port *port, struct gmp_fx *fx)
+{
+	port->family[0].router_until = port->family[1].router_until = 0;
+	router_update(port, fx);
+}
+
+void port_start(struct port *port, uint64_t now, struct gmp_fx *fx)
+{
+	for (int v6 = 0; v6 < 2; v6++) {
+		struct family *f = &port->family[v6];
+
+		f->startup_left = port->config.startup_query_count;
+		f->next_general = port_is_querier(port, v6, now) ? now : UINT64_MAX;
+	}
+	port_expire(port, now, fx);
+}
+
+void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
+{
+	for (int v6 = 0; v6 < 2; v6++) {
+		struct family *f = &port->family[v6];
+
+		if (f->router_until && f->router_until <= now)
+			f->router_until = 0;
+		if (f->other_until && f->other_until <= now) {
+			f->other_until = 0;
+			f->robustness = f->query_interval_ms = 0;
+			f->next_general = may_query(port, v6) ? now : UINT64_MAX;
+		}
+		if (f->next_general > now)
+			continue;
+		port_send_query(port, v6, &ADDR_NULL, NULL, 0, false, now, fx);
+		if (f->startup_left)
+			f->startup_left--;
+		f->next_general = now + (f->startup_left ? port->config.startup_query_interval_ms :
+							   port->config.query_interval_ms);
+	}
+	router_update(port, fx);
+	timer_set(port->gmp, &port->timer, port_next(port));
+}
+
+/* Election (6.6.2): the lowest address rules; ours of 0.0.0.0 never wins. */
+static void elect(struct port *p, const struct wire_message *m, uint64_t now)
+{
+	struct family *f = &p->family[m->v6];
+	struct addr own = own_source(p, m->v6);
+
+	if (may_query(p, m->v6) && !addr_is_unspecified(&own) && addr_cmp(&m->source, &own) > 0)
+		return;
+	if (f->other_until > now && addr_cmp(&m->source, &f->other) > 0)
+		return;
+	f->other = m->source;
+	if (m->qrv) /* 4.1.6, 4.1.7 */
+		f->robustness = m->qrv;
+	if (m->query_interval_s)
+		f->query_interval_ms = m->query_interval_s * 1000;
+	f->other_until = now + other_querier_ms(p, m->v6);
+	f->next_general = UINT64_MAX;
+	f->startup_left = 0;
+}
+
+void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
+		      struct gmp_fx *fx)
+{
+	struct family *f = &port->family[m->v6];
+	struct addr own = own_source(port, m->v6);
+	struct group *g;
+
+	if (port->config.querier_guard) {
+		count(port, GMP_C_querier_guard);
+		return;
+	}
+	if (m->v6 && !addr_is_link_local_unicast(&m->source)) {
+		count(port, GMP_C_bad_source); /* RFC 9777 5.1.14 */
+		return;
+	}
+	if (!addr_is_unspecified(&own) && addr_equal(&own, &m->source)) {
+		count(port, GMP_C_own_query);
+		return;
+	}
+	count(port, GMP_C_queries_received);
+	if (!addr_is_unspecified(&m->source)) {
+		f->router_until = now + other_querier_ms(port, m->v6);
+		/* 7.3.1: the lowest version on the link. */
+		if (f->older_until <= now || m->version <= f->older) {
+			f->older = m->version;
+			f->older_until = f->router_until;
+		}
+		if (addr_is_unspecified(&m->group))
+			elect(port, m, now);
+		router_update(port, fx);
+		timer_set(port->gmp, &port->timer, port_next(port));
+	}
+	g = addr_is_unspecified(&m->group) ? NULL : group_find(port->gmp, port->id, &m->group);
+	if (g && !m->s_flag)
+		group_lower(g, m, now);
+}
