@@ -58,9 +58,7 @@ struct uplink {
 	struct member *flight;
 	uint64_t sequence;
 	bool in_flight;
-	bool full_due;	       /* a full report is to be made, from whole_at_ms on */
-	bool full_running;     /* parts of it are going out */
-	struct member *cursor; /* next row of the full report */
+	bool full_due; /* a full report is to be made, from whole_at_ms on */
 
 	bool ack_due;
 	bool moved; /* the mirror took something since the last uplink_applied() */
@@ -181,8 +179,6 @@ static void member_free(struct uplink *u, struct member *m)
 {
 	member_unmark(u, m);
 	member_land(u, m);
-	if (u->cursor == m)
-		u->cursor = m->hh.next;
 	HASH_DEL(u->members, m);
 	filter_deinit(&m->filter);
 	free(m);
@@ -317,27 +313,29 @@ static void report_send(struct uplink *u, struct report *report, uint64_t now_ms
 	send_message(u, &message, now_ms);
 }
 
-static void report_full_part(struct uplink *u, uint64_t now_ms)
+/* All parts at once: they are answered by one Accepted, to the last. */
+static void report_full(struct uplink *u, uint64_t now_ms)
 {
-	struct report report = { .message = MCMESH__V1__REPORT__INIT };
+	struct member *m = u->members;
 
-	while (u->cursor && report.bytes < UPLINK_REPORT_BYTES) {
-		struct member *m = u->cursor;
+	do {
+		struct report report = { .message = MCMESH__V1__REPORT__INIT };
 
-		if (!filter_is_none(&m->filter) && report_add(u, &report, m) < 0)
-			break;
-		u->cursor = m->hh.next;
-		/* Named or absent: END says both. */
-		member_unmark(u, m);
-		if (filter_is_none(&m->filter))
-			member_take_off(u, m);
-	}
-	report.message.kind = u->cursor ? MCMESH__V1__REPORT__KIND__FULL :
+		for (; m && report.bytes < UPLINK_REPORT_BYTES; m = m->hh.next) {
+			bool none = filter_is_none(&m->filter);
+
+			if (!none && report_add(u, &report, m) < 0)
+				continue; /* stays due */
+			/* Named, or absent: END says both. */
+			member_unmark(u, m);
+			if (none)
+				member_take_off(u, m);
+		}
+		report.message.kind = m ? MCMESH__V1__REPORT__KIND__FULL :
 					  MCMESH__V1__REPORT__KIND__FULL_END;
-	if (!u->cursor)
-		u->full_running = false;
-	report_send(u, &report, now_ms);
-	report_deinit(&report);
+		report_send(u, &report, now_ms);
+		report_deinit(&report);
+	} while (m);
 }
 
 static void report_delta(struct uplink *u, uint64_t now_ms)
@@ -364,13 +362,10 @@ void uplink_flush(struct uplink *u, uint64_t now_ms)
 		return;
 	if (u->full_due && now_ms >= u->options.whole_at_ms) {
 		u->full_due = false;
-		u->full_running = true;
-		u->cursor = u->members;
-	}
-	if (u->full_running)
-		report_full_part(u, now_ms);
-	else if (u->due)
+		report_full(u, now_ms);
+	} else if (u->due) {
 		report_delta(u, now_ms);
+	}
 }
 
 /* ---- acks ------------------------------------------------------------------- */
@@ -545,10 +540,6 @@ static void go_idle(struct uplink *u, uint64_t now_ms, uint64_t wait_ms, const c
 	u->retry_ms = now_ms + wait_ms;
 	snprintf(u->detail, sizeof(u->detail), "%s", why);
 	members_requeue(u);
-	if (u->full_running) {
-		u->full_running = false;
-		u->full_due = true;
-	}
 	u->controller_name[0] = '\0';
 	if (was_up || !u->outage_told) {
 		u->outage_told = true;
@@ -616,9 +607,10 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	if (memcmp(mirror_epoch(u->mirror), w->epoch.data, EPOCH_LEN) != 0) {
 		mirror_epoch_set(u->mirror, w->epoch.data);
 		u->ops.epoch(w->epoch.data, u->userdata);
-		/* This log does not know our rows. */
-		u->full_due = true;
 	}
+	/* This log may never have known our rows, or have dropped them after the
+	 * hold time: a session begins with all of them. */
+	u->full_due = true;
 	u->ack_due = true;
 	u->ops.session(u->controller_name, "", u->userdata);
 	uplink_flush(u, now_ms);

@@ -18,10 +18,10 @@
  * in flight goes with the next. Rows are whole states, so what was in flight
  * when a session ended is simply due again, under a new sequence number.
  *
- * A full report (all rows, then what is not named is withdrawn) is due when the
- * controller's log is not the one that knows our rows: at the first session of
- * this start, as soon as the members are known to be whole, and whenever the
- * epoch changes.
+ * Every session begins with a full report (all rows; then what is not named is
+ * withdrawn), because the log may be a new one, or have dropped our rows after
+ * the hold time. It waits until the members are known to be whole; changes
+ * until then go as deltas.
  *
  * The log down goes to the mirror. A revision is acknowledged after the caller
  * has written the maps (uplink_applied()), at most every 50 ms under load.

@@ -255,7 +255,7 @@ Test(uplink, what_was_not_accepted_is_sent_again_under_a_new_sequence)
 	n_sent = 0;
 	up(&b, uplink_next_ms(b.uplink));
 	cr_assert_str_eq(sent[0], "hello n1");
-	cr_assert_str_eq(sent[1], "report DELTA 1", "the same epoch: no full report");
+	cr_assert_str_eq(sent[1], "report FULL_END 1");
 	cr_assert_gt(last_sequence, lost);
 	accepted(&b, lost, 900);
 	uplink_flush(b.uplink, 900);
@@ -263,7 +263,7 @@ Test(uplink, what_was_not_accepted_is_sent_again_under_a_new_sequence)
 	drop(&b);
 }
 
-Test(uplink, a_new_epoch_asks_for_a_full_report)
+Test(uplink, each_session_begins_with_a_full_report)
 {
 	struct bed b = make(controllers, 0);
 
