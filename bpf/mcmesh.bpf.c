@@ -128,8 +128,8 @@ static __always_inline int send_data(struct __sk_buff *skb, struct replicate *r,
 
 /* To the agent, and to nobody else: hosts that hear another's report would
  * keep silent (RFC 4541 2.1.1 (1)). 0, or minus an enum dp_drop. */
-static __always_inline int port_control(struct __sk_buff *skb, __u32 id,
-					const struct dp_port *port, struct dp_port_counters *c)
+static __always_inline int port_control(struct __sk_buff *skb, __u32 id, const struct dp_port *port,
+					struct dp_port_counters *c)
 {
 	int rc = punt_frame(skb, id, port);
 
@@ -170,7 +170,8 @@ int mcmesh_port(struct __sk_buff *skb)
 		return VERDICT_UNTOUCHED;
 	if (class == CLASS_DISCOVERY || class == CLASS_DHCPV6) {
 		count_one(class == CLASS_DHCPV6 ? DP_COUNTER_PASS_DHCPV6
-						: DP_COUNTER_PASS_DISCOVERY, skb->len);
+						: DP_COUNTER_PASS_DISCOVERY,
+			  skb->len);
 		return VERDICT_UNTOUCHED;
 	}
 

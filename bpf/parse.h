@@ -27,8 +27,8 @@ enum packet_class {
 };
 
 struct packet {
-	struct dp_route_key key; /* group and source; the rest is zero */
-	__u8 mac[ETH_ALEN];	 /* the Ethernet destination it has */
+	struct dp_route_key key;  /* group and source; the rest is zero */
+	__u8 mac[ETH_ALEN];	  /* the Ethernet destination it has */
 	__u8 group_mac[ETH_ALEN]; /* and the one that it ought to have */
 };
 
@@ -45,15 +45,15 @@ struct packet {
 #define ICMPV6_DISCOVERY_LAST  137
 #define ICMPV6_MLD2_REPORT     143
 
-#define NEXT_HOP_BY_HOP	  0
-#define NEXT_ROUTING	  43
-#define NEXT_FRAGMENT	  44
-#define NEXT_AUTH	  51
-#define NEXT_ICMPV6	  58
-#define NEXT_DESTINATION  60
-#define NEXT_MOBILITY	  135
-#define NEXT_HIP	  139
-#define NEXT_SHIM6	  140
+#define NEXT_HOP_BY_HOP	 0
+#define NEXT_ROUTING	 43
+#define NEXT_FRAGMENT	 44
+#define NEXT_AUTH	 51
+#define NEXT_ICMPV6	 58
+#define NEXT_DESTINATION 60
+#define NEXT_MOBILITY	 135
+#define NEXT_HIP	 139
+#define NEXT_SHIM6	 140
 
 /* Of 01:00:5e (RFC 1112 6.4) or 33:33 (RFC 2464 7)? */
 static __always_inline bool mac_is_group(const __u8 *mac)
@@ -184,9 +184,8 @@ static __always_inline int classify_ipv6(struct __sk_buff *skb, struct packet *p
 		rc = classify_icmpv6(type, fragment);
 	if (rc != CLASS_DATA)
 		return rc;
-	if (ip.daddr.in6_u.u6_addr32[0] == bpf_htonl(0xff020000) &&
-	    !ip.daddr.in6_u.u6_addr32[1] && !ip.daddr.in6_u.u6_addr32[2] &&
-	    ip.daddr.in6_u.u6_addr32[3] == bpf_htonl(0x00010002))
+	if (ip.daddr.in6_u.u6_addr32[0] == bpf_htonl(0xff020000) && !ip.daddr.in6_u.u6_addr32[1] &&
+	    !ip.daddr.in6_u.u6_addr32[2] && ip.daddr.in6_u.u6_addr32[3] == bpf_htonl(0x00010002))
 		return CLASS_DHCPV6;
 	if ((p->key.group[1] & 0x0f) <= 2)
 		return CLASS_LINK_LOCAL;

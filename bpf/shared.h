@@ -151,7 +151,7 @@ struct dp_remote_counters {
 };
 
 #define DP_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " size")
-#define DP_ASSERT_OFFSET(type, member, offset)                                                     \
+#define DP_ASSERT_OFFSET(type, member, offset) \
 	_Static_assert(__builtin_offsetof(type, member) == (offset), #type "." #member)
 
 DP_ASSERT_SIZE(struct dp_route_key, 40);

@@ -22,31 +22,31 @@ static inline void cleanup_close_p(int *fd)
 		close(*fd);
 }
 
-#define _cleanup_free_  _cleanup_(cleanup_free_p)
+#define _cleanup_free_	_cleanup_(cleanup_free_p)
 #define _cleanup_close_ _cleanup_(cleanup_close_p)
 
 /* DEFINE_CLEANUP(struct foo *, foo_free): defines foo_free_p for _cleanup_(). */
-#define DEFINE_CLEANUP(type, fn)                                                                   \
-	static inline void fn##_p(type *p)                                                         \
-	{                                                                                          \
-		if (*p)                                                                            \
-			fn(*p);                                                                    \
+#define DEFINE_CLEANUP(type, fn)           \
+	static inline void fn##_p(type *p) \
+	{                                  \
+		if (*p)                    \
+			fn(*p);            \
 	}
 
-#define TAKE_PTR(p)                                                                                \
-	({                                                                                         \
-		__typeof__(p) *_pp = &(p);                                                         \
-		__typeof__(p) _v = *_pp;                                                           \
-		*_pp = NULL;                                                                       \
-		_v;                                                                                \
+#define TAKE_PTR(p)                        \
+	({                                 \
+		__typeof__(p) *_pp = &(p); \
+		__typeof__(p) _v = *_pp;   \
+		*_pp = NULL;               \
+		_v;                        \
 	})
 
-#define TAKE_FD(fd)                                                                                \
-	({                                                                                         \
-		int *_fp = &(fd);                                                                  \
-		int _v = *_fp;                                                                     \
-		*_fp = -1;                                                                         \
-		_v;                                                                                \
+#define TAKE_FD(fd)               \
+	({                        \
+		int *_fp = &(fd); \
+		int _v = *_fp;    \
+		*_fp = -1;        \
+		_v;               \
 	})
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

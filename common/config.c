@@ -74,7 +74,7 @@ static int read_file(const char *path, char **ret_text, size_t *ret_len)
 	_cleanup_(cleanup_fclose_p)
 	FILE *f = fopen(path, "re");
 	_cleanup_free_ char *text = NULL;
-	size_t len;
+	size_t len = 0;
 
 	if (!f)
 		return -errno;
@@ -230,7 +230,7 @@ int config_load(const char *path, const cyaml_schema_value_t *schema, void **ret
 	struct report report = { 0 };
 	cyaml_config_t setup = cyaml_setup(&report);
 	cyaml_data_t *data = NULL;
-	size_t len;
+	size_t len = 0;
 	cyaml_err_t err;
 	int r;
 

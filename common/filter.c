@@ -81,7 +81,8 @@ int filter_merge(struct filter *acc, const struct filter *f)
 	/* A source stays listed where the union still has to name it: wanted by
 	 * either (all INCLUDE), or let through by neither (an EXCLUDE in it). */
 	for (uint32_t i = 0; i < acc->n_sources; i++) {
-		bool wanted = filter_wants(acc, &acc->sources[i]) || filter_wants(f, &acc->sources[i]);
+		bool wanted =
+			filter_wants(acc, &acc->sources[i]) || filter_wants(f, &acc->sources[i]);
 
 		if (wanted == both_include)
 			merged[n++] = acc->sources[i];

@@ -25,10 +25,10 @@ void log_open(const char *program, enum log_level max_level);
 void log_line(struct log_site *site, enum log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-#define log_at(level, ...)                                                                         \
-	do {                                                                                       \
-		static struct log_site _site;                                                      \
-		log_line(&_site, level, __VA_ARGS__);                                              \
+#define log_at(level, ...)                            \
+	do {                                          \
+		static struct log_site _site;         \
+		log_line(&_site, level, __VA_ARGS__); \
 	} while (0)
 
 #define log_error(...)	 log_at(LOG_LEVEL_ERROR, __VA_ARGS__)

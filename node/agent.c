@@ -372,7 +372,8 @@ static int on_rtnl_ready(sd_event_source *source, int fd, uint32_t revents, void
 	int r = rtnl_dispatch(a->rtnl);
 
 	if (r < 0)
-		log_warning("Interface events could not be read; tried again. err=%s", strerror(-r));
+		log_warning("Interface events could not be read; tried again. err=%s",
+			    strerror(-r));
 	return 0;
 }
 
@@ -544,8 +545,8 @@ static int loop_init(struct agent *a)
 	if (r >= 0)
 		r = sd_event_add_signal(a->event, NULL, SIGINT, NULL, NULL);
 	if (r >= 0)
-		r = sd_event_add_time(a->event, &a->timer, CLOCK_MONOTONIC, UINT64_MAX, 500, on_timer,
-				      a);
+		r = sd_event_add_time(a->event, &a->timer, CLOCK_MONOTONIC, UINT64_MAX, 500,
+				      on_timer, a);
 	if (r >= 0)
 		r = sd_event_add_post(a->event, &a->post, on_post, a);
 	if (r < 0)
@@ -592,9 +593,10 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 		return r;
 	adopt_finish(a);
 	if (!rtnl_has_address(a->rtnl, &a->config->vtep))
-		log_warning("vtep is not an address of this node: other nodes' copies cannot arrive "
-			    "until it is. vtep=%s",
-			    addr_format(&a->config->vtep, text));
+		log_warning(
+			"vtep is not an address of this node: other nodes' copies cannot arrive "
+			"until it is. vtep=%s",
+			addr_format(&a->config->vtep, text));
 	if (!HASH_COUNT(a->ports))
 		log_warning("No interface matches a port pattern yet; the agent waits for one.");
 	r = agent_link_new(a, &a->link);

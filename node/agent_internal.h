@@ -22,10 +22,10 @@
 #include "node/rtnl/rtnl.h"
 #include "node/uplink.h"
 
-#define AGENT_PUNT_BATCH	512  /* frames a loop turn, so that nothing else waits long */
-#define AGENT_CARRIER_HOLD_MS	1000 /* a link that flaps keeps its memberships */
-#define AGENT_RETRY_MS		1000 /* a failed attach or map write is tried again */
-#define AGENT_MAX_WATCHERS	64
+#define AGENT_PUNT_BATCH      512  /* frames a loop turn, so that nothing else waits long */
+#define AGENT_CARRIER_HOLD_MS 1000 /* a link that flaps keeps its memberships */
+#define AGENT_RETRY_MS	      1000 /* a failed attach or map write is tried again */
+#define AGENT_MAX_WATCHERS    64
 
 struct agent_port {
 	uint32_t ifindex; /* key; also the engine's port number */

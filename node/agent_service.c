@@ -72,7 +72,8 @@ static bool group_of(struct rpc_call *call, const char *text, struct addr *ret_g
 	if (addr_parse(text, ret_group) == 0 && addr_is_multicast(ret_group))
 		return true;
 	rpc_call_finish(call, RPC_INVALID_ARGUMENT,
-			"group \"%.64s\" is not a multicast address (224.0.0.0/4 or ff00::/8)", text);
+			"group \"%.64s\" is not a multicast address (224.0.0.0/4 or ff00::/8)",
+			text);
 	return false;
 }
 
@@ -242,8 +243,8 @@ static void watch_send_port(struct rpc_call *call, Mcmesh__V1__Port *port, bool 
 {
 	Mcmesh__V1__AgentWatchResponse event = MCMESH__V1__AGENT_WATCH_RESPONSE__INIT;
 
-	event.type = gone ? MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__DELETE :
-			    MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__PUT;
+	event.type = gone ? MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__DELETE
+			  : MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__PUT;
 	event.object_case = MCMESH__V1__AGENT_WATCH_RESPONSE__OBJECT_PORT;
 	event.port = port;
 	rpc_call_send(call, &event.base);
@@ -254,8 +255,8 @@ static void watch_send_membership(struct rpc_call *call, Mcmesh__V1__Membership 
 {
 	Mcmesh__V1__AgentWatchResponse event = MCMESH__V1__AGENT_WATCH_RESPONSE__INIT;
 
-	event.type = gone ? MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__DELETE :
-			    MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__PUT;
+	event.type = gone ? MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__DELETE
+			  : MCMESH__V1__AGENT_WATCH_RESPONSE__TYPE__PUT;
 	event.object_case = MCMESH__V1__AGENT_WATCH_RESPONSE__OBJECT_MEMBERSHIP;
 	event.membership = membership;
 	rpc_call_send(call, &event.base);
@@ -363,12 +364,12 @@ void agent_watch_membership(struct agent *a, uint32_t ifindex, const struct addr
 
 /* ---- service ---------------------------------------------------------------- */
 
-#define METHOD(name, request_type, response_type, handler)                                         \
-	{                                                                                          \
-		.path = "/mcmesh.v1.AgentService/" name,                                           \
-		.request = &mcmesh__v1__##request_type##__descriptor,                              \
-		.response = &mcmesh__v1__##response_type##__descriptor,                            \
-		.ops = { .on_message = handler },                                                  \
+#define METHOD(name, request_type, response_type, handler)              \
+	{                                                               \
+		.path = "/mcmesh.v1.AgentService/" name,                \
+		.request = &mcmesh__v1__##request_type##__descriptor,   \
+		.response = &mcmesh__v1__##response_type##__descriptor, \
+		.ops = { .on_message = handler },                       \
 	}
 
 static const struct rpc_method methods_template[] = {
@@ -404,9 +405,10 @@ int agent_service_start(struct agent *a, char why[AGENT_WHY_MAX])
 		methods[i].userdata = a;
 	r = rpc_server_new(a->rpc, &options, &a->server);
 	if (r < 0) {
-		snprintf(why, AGENT_WHY_MAX,
-			 "cannot listen on %s: %s: is another agent running, or its folder missing?",
-			 address, strerror(-r));
+		snprintf(
+			why, AGENT_WHY_MAX,
+			"cannot listen on %s: %s: is another agent running, or its folder missing?",
+			address, strerror(-r));
 		free(address);
 		return r;
 	}

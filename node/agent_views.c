@@ -42,9 +42,9 @@ Mcmesh__V1__Port *view_port(struct agent *a, const struct agent_port *port)
 	row->name = (char *)port->name;
 	row->segment = port->segment;
 	row->ifindex = port->ifindex;
-	row->state = !port->attached ? MCMESH__V1__PORT__STATE__REFUSED :
-		     port->carrier   ? MCMESH__V1__PORT__STATE__UP :
-				       MCMESH__V1__PORT__STATE__DOWN;
+	row->state = !port->attached ? MCMESH__V1__PORT__STATE__REFUSED
+		     : port->carrier ? MCMESH__V1__PORT__STATE__UP
+				     : MCMESH__V1__PORT__STATE__DOWN;
 	row->router = port->in_engine && gmp_port_is_router(a->gmp, port->ifindex);
 	row->attach = port->attached ? (char *)datapath_attach_name(a->datapath) : (char *)"";
 	row->detail = (char *)port->detail;
@@ -125,9 +125,9 @@ static int fill_sources(Mcmesh__V1__Membership *m, const struct gmp_membership_v
 		mcmesh__v1__membership__source__init(source);
 		m->sources[m->n_sources++] = source;
 		source->address = addr_text(&view->sources[i].addr);
-		source->state = view->sources[i].forwarded ?
-					MCMESH__V1__MEMBERSHIP__SOURCE__STATE__FORWARDED :
-					MCMESH__V1__MEMBERSHIP__SOURCE__STATE__BLOCKED;
+		source->state = view->sources[i].forwarded
+					? MCMESH__V1__MEMBERSHIP__SOURCE__STATE__FORWARDED
+					: MCMESH__V1__MEMBERSHIP__SOURCE__STATE__BLOCKED;
 		source->expires_ms = remaining(view->sources[i].expires_ms, now_ms);
 		if (!source->address)
 			return -ENOMEM;
@@ -168,8 +168,8 @@ static Mcmesh__V1__Membership *membership_new(struct agent *a,
 	mcmesh__v1__membership__init(m);
 	m->segment = view->tag;
 	m->port = (char *)agent_port_name(a, view->port);
-	m->mode = view->mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE :
-						 MCMESH__V1__FILTER__MODE__INCLUDE;
+	m->mode = view->mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE
+					       : MCMESH__V1__FILTER__MODE__INCLUDE;
 	m->version = versions[view->version];
 	m->expires_ms = remaining(view->expires_ms, now_ms);
 	m->is_static = view->is_static;
@@ -255,8 +255,7 @@ static void counter_add(struct view_counters *list, const char *prefix, const ch
 {
 	Mcmesh__V1__Counter *row;
 
-	if (strncmp(name, prefix, strlen(prefix)) != 0 ||
-	    !grow(&list->rows, list->n, &list->cap))
+	if (strncmp(name, prefix, strlen(prefix)) != 0 || !grow(&list->rows, list->n, &list->cap))
 		return;
 	row = malloc(sizeof(*row));
 	if (!row)

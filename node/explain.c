@@ -79,8 +79,9 @@ static int membership_reason(const struct gmp_membership_view *view, void *userd
 	uint64_t now_ms = agent_now_ms();
 
 	say(q->e, "A host behind it asked for %s: %s, %zu sources, %zu hosts known%s.",
-	    q->group_text, view->mode == FILTER_EXCLUDE ? "every source but those it excludes" :
-							  "only the sources that it names",
+	    q->group_text,
+	    view->mode == FILTER_EXCLUDE ? "every source but those it excludes"
+					 : "only the sources that it names",
 	    view->n_sources, view->n_hosts, view->is_static ? ", by configuration" : "");
 	if (view->expires_ms != UINT64_MAX && view->expires_ms > now_ms)
 		say(q->e, "Unless a report refreshes it, this ends in %llu s.",
@@ -102,8 +103,8 @@ static bool membership_stage(struct question *q)
 	}
 	if (gmp_membership_filter(q->a->gmp, q->port->ifindex, q->group, &filter) < 0)
 		return false;
-	wanted = addr_is_null(q->source) ? filter_wants_any(&filter) :
-					   filter_wants(&filter, q->source);
+	wanted = addr_is_null(q->source) ? filter_wants_any(&filter)
+					 : filter_wants(&filter, q->source);
 	filter_deinit(&filter);
 	if (wanted)
 		return true;

@@ -78,8 +78,7 @@ static int read_file(const char *path, char text[IDENTITY_TEXT_MAX])
 	return 0;
 }
 
-int identity_start(const char *state_dir, struct identity *ret_identity,
-		   char why[IDENTITY_WHY_MAX])
+int identity_start(const char *state_dir, struct identity *ret_identity, char why[IDENTITY_WHY_MAX])
 {
 	char path[PATH_MAX], text[IDENTITY_TEXT_MAX];
 	struct identity id;

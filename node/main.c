@@ -123,7 +123,8 @@ static void block_signals(void)
 int main(int argc, char **argv)
 {
 	struct arguments arguments = { .config = "/etc/mcmesh/agent.yaml" };
-	_cleanup_(node_config_free_p) struct node_config *config = NULL;
+	_cleanup_(node_config_free_p)
+	struct node_config *config = NULL;
 	char why[NODE_CONFIG_WHY_MAX];
 	struct agent *agent = NULL;
 	int r;

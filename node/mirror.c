@@ -244,8 +244,8 @@ static void node_unset(struct mirror *m, struct mirror_node *n)
 
 	if (!n->known)
 		return;
-	DL_FOREACH2 (n->rows, row, node_next)
-		row_tell(m, row, &FILTER_NULL);
+	DL_FOREACH2(n->rows, row, node_next)
+	row_tell(m, row, &FILTER_NULL);
 	digest_del_node(&segment_find(m, 0)->digest, m->epoch, n->name, &n->vtep);
 	n->known = false;
 	if (n != m->self)
@@ -264,8 +264,8 @@ static void node_set(struct mirror *m, struct mirror_node *n, const struct addr 
 	digest_add_node(&segment_find(m, 0)->digest, m->epoch, n->name, vtep);
 	if (n != m->self)
 		m->ops.remote_add(vtep, n->name, m->userdata);
-	DL_FOREACH2 (n->rows, row, node_next)
-		row_tell(m, row, &row->filter);
+	DL_FOREACH2(n->rows, row, node_next)
+	row_tell(m, row, &row->filter);
 }
 
 static int node_put_row(struct mirror *m, const char *name, const struct addr *vtep,
@@ -296,8 +296,8 @@ static void segment_unconfirm(struct mirror *m, struct mirror_segment *s)
 	struct mirror_node *n, *next;
 	struct mirror_row *row;
 
-	DL_FOREACH2 (s->rows, row, segment_next)
-		row->confirmed = false;
+	DL_FOREACH2(s->rows, row, segment_next)
+	row->confirmed = false;
 	if (s->id == 0) {
 		HASH_ITER (hh, m->nodes, n, next)
 			n->confirmed = false;
@@ -315,7 +315,8 @@ static void segment_restart(struct mirror *m, struct mirror_segment *s)
 	s->in_snapshot = false;
 	s->snapshot_id = 0;
 	s->digest = (struct digest){ 0 };
-	DL_FOREACH2 (s->rows, row, segment_next) {
+	DL_FOREACH2(s->rows, row, segment_next)
+	{
 		row->revision = 0;
 		digest_add_member(&s->digest, m->epoch, s->id, row->key.node->name, &row->key.group,
 				  &row->filter);
@@ -425,8 +426,8 @@ static int member_apply(struct mirror *m, struct mirror_segment *s,
 		return 0;
 	}
 	r = decode_sources(c->sources, c->n_sources, &filter,
-			   c->mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE :
-									  FILTER_INCLUDE);
+			   c->mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE
+									: FILTER_INCLUDE);
 	if (r < 0)
 		return r;
 	r = row_put(m, s, &group, c->node, &filter, c->revision);

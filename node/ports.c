@@ -76,8 +76,8 @@ void agent_all_ports_write(struct agent *a, uint32_t segment)
 	}
 	r = datapath_route_set(a->datapath, &route);
 	if (r < 0)
-		log_warning("The list of all ports could not be written. segment=%u err=%s", segment,
-			    strerror(-r));
+		log_warning("The list of all ports could not be written. segment=%u err=%s",
+			    segment, strerror(-r));
 }
 
 /* ---- engine ----------------------------------------------------------------- */
@@ -307,8 +307,9 @@ static void overlay_retry(struct agent *a, uint64_t now_ms)
 	if (!a->overlay_retry_ms || now_ms < a->overlay_retry_ms)
 		return;
 	if (agent_overlay_ensure(a, why) < 0) {
-		log_error("The overlay device is not there: no copies go to other nodes. why=\"%s\"",
-			  why);
+		log_error(
+			"The overlay device is not there: no copies go to other nodes. why=\"%s\"",
+			why);
 		a->overlay_retry_ms = now_ms + AGENT_RETRY_MS;
 	}
 }

@@ -280,8 +280,8 @@ static int report_add(struct uplink *u, struct report *r, struct member *m)
 	row->group.data = (uint8_t *)addr_to_wire(&m->key.group, &len);
 	row->group.len = len;
 	row->deleted = filter_is_none(&m->filter);
-	row->mode = m->filter.mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE :
-						       MCMESH__V1__FILTER__MODE__INCLUDE;
+	row->mode = m->filter.mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE
+						     : MCMESH__V1__FILTER__MODE__INCLUDE;
 	if (m->filter.n_sources) {
 		row->sources = calloc(m->filter.n_sources, sizeof(*row->sources));
 		if (!row->sources) {
@@ -331,8 +331,8 @@ static void report_full(struct uplink *u, uint64_t now_ms)
 			if (none)
 				member_take_off(u, m);
 		}
-		report.message.kind = m ? MCMESH__V1__REPORT__KIND__FULL :
-					  MCMESH__V1__REPORT__KIND__FULL_END;
+		report.message.kind =
+			m ? MCMESH__V1__REPORT__KIND__FULL : MCMESH__V1__REPORT__KIND__FULL_END;
 		report_send(u, &report, now_ms);
 		report_deinit(&report);
 	} while (m);
@@ -468,7 +468,8 @@ static void hello_segment(uint32_t segment, uint64_t revision, void *userdata)
 	b->n_segments++;
 }
 
-static void hello_node(const char *node, const struct addr *vtep __attribute__((unused)), void *userdata)
+static void hello_node(const char *node, const struct addr *vtep __attribute__((unused)),
+		       void *userdata)
 {
 	struct hello_build *b = userdata;
 
@@ -649,8 +650,8 @@ static void on_applied(struct uplink *u, int r, enum uplink_counter counter, uin
 	u->counters[UPLINK_C_BAD_MESSAGES]++;
 	mirror_resync(u->mirror, segment);
 	drop_session(u, now_ms,
-		     r == -EINVAL ? "the controller sent a change that cannot be" :
-				    "a change of the log could not be taken: out of memory");
+		     r == -EINVAL ? "the controller sent a change that cannot be"
+				  : "a change of the log could not be taken: out of memory");
 }
 
 void uplink_message(struct uplink *u, const Mcmesh__V1__ControllerMessage *m, uint64_t now_ms)
@@ -671,8 +672,8 @@ void uplink_message(struct uplink *u, const Mcmesh__V1__ControllerMessage *m, ui
 			   m->snapshot->segment, now_ms);
 		break;
 	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DELTA:
-		on_applied(u, mirror_delta(u->mirror, m->delta), UPLINK_C_DELTAS,
-			   m->delta->segment, now_ms);
+		on_applied(u, mirror_delta(u->mirror, m->delta), UPLINK_C_DELTAS, m->delta->segment,
+			   now_ms);
 		break;
 	case MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_RESYNC:
 		u->counters[UPLINK_C_RESYNCS]++;

@@ -36,14 +36,14 @@
 
 struct uplink;
 
-#define UPLINK_PROTOCOL_MIN 1
-#define UPLINK_PROTOCOL_MAX 1
-#define UPLINK_MAX_CONTROLLERS 32
-#define UPLINK_REPORT_BYTES (256 * 1024) /* a report message is cut near this size */
-#define UPLINK_ACK_INTERVAL_MS 50
-#define UPLINK_HELLO_TIMEOUT_MS 5000
-#define UPLINK_BACKOFF_MIN_MS 100
-#define UPLINK_BACKOFF_MAX_MS 2000
+#define UPLINK_PROTOCOL_MIN	  1
+#define UPLINK_PROTOCOL_MAX	  1
+#define UPLINK_MAX_CONTROLLERS	  32
+#define UPLINK_REPORT_BYTES	  (256 * 1024) /* a report message is cut near this size */
+#define UPLINK_ACK_INTERVAL_MS	  50
+#define UPLINK_HELLO_TIMEOUT_MS	  5000
+#define UPLINK_BACKOFF_MIN_MS	  100
+#define UPLINK_BACKOFF_MAX_MS	  2000
 #define UPLINK_BACKOFF_REFUSED_MS 5000
 
 struct uplink_options {
@@ -108,14 +108,14 @@ const char *uplink_controller(const struct uplink *uplink);
 const char *uplink_detail(const struct uplink *uplink);
 
 enum uplink_counter {
-	UPLINK_C_SESSIONS,	 /* sessions begun */
-	UPLINK_C_REPORTS,	 /* reports sent */
-	UPLINK_C_REFUSED,	 /* member rows that a quota refused */
-	UPLINK_C_DELTAS,	 /* deltas applied */
-	UPLINK_C_SNAPSHOTS,	 /* snapshots completed */
-	UPLINK_C_GAPS,		 /* deltas that did not follow: session begun anew */
-	UPLINK_C_RESYNCS,	 /* resyncs that the controller asked for */
-	UPLINK_C_BAD_MESSAGES,	 /* messages with a field that cannot be */
+	UPLINK_C_SESSIONS,     /* sessions begun */
+	UPLINK_C_REPORTS,      /* reports sent */
+	UPLINK_C_REFUSED,      /* member rows that a quota refused */
+	UPLINK_C_DELTAS,       /* deltas applied */
+	UPLINK_C_SNAPSHOTS,    /* snapshots completed */
+	UPLINK_C_GAPS,	       /* deltas that did not follow: session begun anew */
+	UPLINK_C_RESYNCS,      /* resyncs that the controller asked for */
+	UPLINK_C_BAD_MESSAGES, /* messages with a field that cannot be */
 	UPLINK_C_COUNT
 };
 

@@ -77,14 +77,17 @@ static int attach_tcx(struct datapath *dp, int prog_fd, uint32_t ifindex, const 
 	}
 	fd = bpf_link_create(prog_fd, (int)ifindex, TCX_INGRESS, &opts);
 	if (fd < 0)
-		return datapath_fail(why, fd, fd == -ENODEV ? "there is no interface %u"
-							    : "cannot attach to interface %u",
+		return datapath_fail(why, fd,
+				     fd == -ENODEV ? "there is no interface %u"
+						   : "cannot attach to interface %u",
 				     ifindex);
 	/* The old one, behind another's program or of a device that is gone. */
 	(void)unlink(path);
 	if (link_ifindex(fd) != ifindex || !is_first(prog_fd, ifindex))
-		return datapath_fail(why, -EBUSY, "another program insists on being the first at "
-						  "interface %u", ifindex);
+		return datapath_fail(why, -EBUSY,
+				     "another program insists on being the first at "
+				     "interface %u",
+				     ifindex);
 	*ret_fresh = rc != -EBUSY;
 	rc = bpf_obj_pin(fd, path);
 	if (rc < 0)
@@ -92,8 +95,7 @@ static int attach_tcx(struct datapath *dp, int prog_fd, uint32_t ifindex, const 
 	return 0;
 }
 
-static int attach_clsact(int prog_fd, uint32_t ifindex, bool *ret_fresh,
-			 char why[DATAPATH_WHY_MAX])
+static int attach_clsact(int prog_fd, uint32_t ifindex, bool *ret_fresh, char why[DATAPATH_WHY_MAX])
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, was, .handle = CLSACT_HANDLE, .priority = CLSACT_PRIORITY);

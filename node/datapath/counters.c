@@ -76,7 +76,7 @@ static int walk_all(struct counters_walk *w)
 
 		rc = walk_element(w, skel->maps.counters, i, 1, &counter_names[i], &counter);
 	}
-	HASH_ITER(hh, w->dp->port_index, port, next_port) {
+	HASH_ITER (hh, w->dp->port_index, port, next_port) {
 		struct datapath_counter counter = {
 			.ifindex = port->ifindex,
 			.segment = w->dp->ports[port->number].segment,
@@ -86,7 +86,7 @@ static int walk_all(struct counters_walk *w)
 			rc = walk_element(w, skel->maps.port_counters, port->number,
 					  ARRAY_SIZE(port_names), port_names, &counter);
 	}
-	HASH_ITER(hh, w->dp->remote_index, remote, next_remote) {
+	HASH_ITER (hh, w->dp->remote_index, remote, next_remote) {
 		struct datapath_counter counter = { .remote = remote->vtep };
 
 		if (rc == 0)
@@ -100,8 +100,7 @@ int datapath_counters_walk(struct datapath *dp,
 			   int (*fn)(const struct datapath_counter *counter, void *userdata),
 			   void *userdata)
 {
-	_cleanup_free_ struct dp_count *per_cpu =
-		calloc(dp->n_cpus, COUNTS_MAX * sizeof(*per_cpu));
+	_cleanup_free_ struct dp_count *per_cpu = calloc(dp->n_cpus, COUNTS_MAX * sizeof(*per_cpu));
 	struct counters_walk w = { dp, per_cpu, fn, userdata };
 
 	return per_cpu ? walk_all(&w) : -ENOMEM;

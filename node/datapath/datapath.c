@@ -86,8 +86,10 @@ static int lock_root(const char *root, int *ret_fd, char why[DATAPATH_WHY_MAX])
 	}
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
-		return datapath_fail(why, rc, "another agent has %s: stop it, or choose another "
-					      "bpf_root", root);
+		return datapath_fail(why, rc,
+				     "another agent has %s: stop it, or choose another "
+				     "bpf_root",
+				     root);
 	}
 	*ret_fd = TAKE_FD(fd);
 	return 0;
@@ -154,8 +156,9 @@ static int choose_attach(struct datapath *dp, enum datapath_attach wanted,
 	bool tcx = datapath_probe_tcx();
 
 	if (wanted == DATAPATH_ATTACH_TCX && !tcx)
-		return datapath_fail(why, -EOPNOTSUPP, "this kernel has no TCX (Linux 6.6 has): use "
-						       "attach: clsact or auto");
+		return datapath_fail(why, -EOPNOTSUPP,
+				     "this kernel has no TCX (Linux 6.6 has): use "
+				     "attach: clsact or auto");
 	dp->attach = wanted != DATAPATH_ATTACH_AUTO ? wanted
 		     : tcx			    ? DATAPATH_ATTACH_TCX
 						    : DATAPATH_ATTACH_CLSACT;
@@ -165,7 +168,8 @@ static int choose_attach(struct datapath *dp, enum datapath_attach wanted,
 int datapath_open(const struct datapath_options *options, struct datapath **ret_dp,
 		  char why[DATAPATH_WHY_MAX])
 {
-	_cleanup_(datapath_close_p) struct datapath *dp = calloc(1, sizeof(*dp));
+	_cleanup_(datapath_close_p)
+	struct datapath *dp = calloc(1, sizeof(*dp));
 	const char *root = options->root ? options->root : DATAPATH_ROOT;
 	int rc, cpus;
 

@@ -22,7 +22,7 @@
 
 struct datapath;
 
-#define DATAPATH_WHY_MAX 256
+#define DATAPATH_WHY_MAX       256
 #define DATAPATH_NODE_NAME_MAX 64 /* with the NUL */
 
 enum datapath_attach {
@@ -35,14 +35,14 @@ enum datapath_attach {
 struct datapath_options {
 	const char *root; /* bpffs directory: "/sys/fs/bpf/mcmesh"; made if missing */
 	enum datapath_attach attach;
-	uint32_t max_ports;    /* 4,096 */
-	uint32_t max_remotes;  /* 4,096 */
-	uint32_t max_routes;   /* 65,536 */
-	uint32_t max_lists;    /* list chunks: 131,072 */
-	uint32_t max_segments; /* 1,024 */
+	uint32_t max_ports;	  /* 4,096 */
+	uint32_t max_remotes;	  /* 4,096 */
+	uint32_t max_routes;	  /* 65,536 */
+	uint32_t max_lists;	  /* list chunks: 131,072 */
+	uint32_t max_segments;	  /* 1,024 */
 	uint32_t punt_ring_bytes; /* 4 MiB; a power of two of pages */
-	uint32_t punt_rate;    /* frames a second and port: 20,000 */
-	uint32_t punt_burst;   /* 20,000 */
+	uint32_t punt_rate;	  /* frames a second and port: 20,000 */
+	uint32_t punt_burst;	  /* 20,000 */
 };
 
 /* Mounts bpffs where it is missing, loads, or adopts what is pinned under
@@ -138,8 +138,8 @@ enum datapath_route_kind {
 struct datapath_route {
 	enum datapath_route_kind kind;
 	uint32_t segment;
-	struct addr group;  /* null unless GROUP */
-	struct addr source; /* null: any */
+	struct addr group;     /* null unless GROUP */
+	struct addr source;    /* null: any */
 	const uint32_t *ports; /* ifindexes */
 	size_t n_ports;
 	const struct addr *remotes; /* VTEPs, each set by datapath_remote_set() */
@@ -181,11 +181,11 @@ int datapath_punt_consume(struct datapath *dp, size_t max,
 /* ---- counters --------------------------------------------------------------- */
 
 struct datapath_counter {
-	const char *name;    /* "rx_multicast", "copy_port", "drop_…", "punt", … */
-	uint32_t segment;    /* 0: does not apply */
-	uint32_t ifindex;    /* 0: does not apply */
-	struct addr group;   /* null: does not apply */
-	struct addr remote;  /* null: does not apply */
+	const char *name;   /* "rx_multicast", "copy_port", "drop_…", "punt", … */
+	uint32_t segment;   /* 0: does not apply */
+	uint32_t ifindex;   /* 0: does not apply */
+	struct addr group;  /* null: does not apply */
+	struct addr remote; /* null: does not apply */
 	uint64_t packets, bytes;
 };
 

@@ -15,8 +15,8 @@
 void datapath_path(const struct datapath *dp, char *buf, size_t len, const char *dir,
 		   const char *name)
 {
-	snprintf(buf, len, "%s/%s%s%s%s%s", dp->root, MCMESH_LAYOUT, dir ? "/" : "",
-		 dir ? dir : "", name ? "/" : "", name ? name : "");
+	snprintf(buf, len, "%s/%s%s%s%s%s", dp->root, MCMESH_LAYOUT, dir ? "/" : "", dir ? dir : "",
+		 name ? "/" : "", name ? name : "");
 }
 
 static uint32_t or_default(uint32_t value, uint32_t otherwise)
@@ -70,7 +70,8 @@ static int adopt_map(struct datapath *dp, struct bpf_map *map, bool *ret_found,
 	    info.map_flags != bpf_map__map_flags(map))
 		return datapath_fail(why, -EEXIST,
 				     "%s is pinned with another layout: it is not this program's; "
-				     "remove it or choose another bpf_root", path);
+				     "remove it or choose another bpf_root",
+				     path);
 	rc = bpf_map__reuse_fd(map, fd);
 	if (rc < 0)
 		return datapath_fail(why, rc, "cannot use the pinned map %s: %s", path,
@@ -118,12 +119,16 @@ static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPAT
 
 	rc = mcmesh_bpf__load(dp->skel);
 	if (rc == -EPERM || rc == -EACCES)
-		return datapath_fail(why, rc, "the kernel refuses the BPF programs: root, or CAP_BPF "
-					      "and CAP_NET_ADMIN, are needed, and Linux 5.15 or later");
+		return datapath_fail(why, rc,
+				     "the kernel refuses the BPF programs: root, or CAP_BPF "
+				     "and CAP_NET_ADMIN, are needed, and Linux 5.15 or later");
 	if (rc < 0)
-		return datapath_fail(why, rc, "cannot load the BPF programs (Linux 5.15 or later is "
-					      "needed): %s", strerror(-rc));
-	bpf_object__for_each_map(map, dp->skel->obj) {
+		return datapath_fail(why, rc,
+				     "cannot load the BPF programs (Linux 5.15 or later is "
+				     "needed): %s",
+				     strerror(-rc));
+	bpf_object__for_each_map(map, dp->skel->obj)
+	{
 		if (!found[i++]) {
 			rc = pin_fd(dp, bpf_map__fd(map), "maps", bpf_map__name(map), false, why);
 			if (rc < 0)
@@ -161,7 +166,8 @@ int datapath_load(struct datapath *dp, const struct datapath_options *options,
 		return datapath_fail(why, -errno, "cannot open the BPF programs: %s",
 				     strerror(errno));
 	set_sizes(dp->skel, options);
-	bpf_object__for_each_map(map, dp->skel->obj) {
+	bpf_object__for_each_map(map, dp->skel->obj)
+	{
 		if (i == ARRAY_SIZE(found))
 			return datapath_fail(why, -E2BIG, "the BPF programs have too many maps");
 		rc = adopt_map(dp, map, &found[i], why);

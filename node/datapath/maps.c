@@ -40,8 +40,8 @@ int datapath_map_keys(const struct bpf_map *map, void **ret_keys, size_t *ret_n)
 		return -ENOMEM;
 	/* Bounded: with one writer, us, the walk does not start over. */
 	while (n < max) {
-		int rc = bpf_map_get_next_key(fd, n ? keys + (n - 1) * size : NULL,
-					      keys + n * size);
+		int rc =
+			bpf_map_get_next_key(fd, n ? keys + (n - 1) * size : NULL, keys + n * size);
 
 		if (rc == -ENOENT)
 			break;

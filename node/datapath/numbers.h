@@ -21,7 +21,7 @@ struct numbers {
 	struct numbers_retired {
 		uint64_t due_ms;
 		uint32_t number;
-	} *retired; /* ring, oldest first */
+	} * retired; /* ring, oldest first */
 	uint32_t head, n_retired;
 };
 

@@ -69,7 +69,7 @@ void datapath_ports_deinit(struct datapath *dp)
 {
 	struct port *p, *next;
 
-	HASH_ITER(hh, dp->port_index, p, next) {
+	HASH_ITER (hh, dp->port_index, p, next) {
 		HASH_DEL(dp->port_index, p);
 		free(p);
 	}
@@ -205,12 +205,11 @@ int datapath_port_detach(struct datapath *dp, uint32_t ifindex)
 }
 
 int datapath_ports_walk(struct datapath *dp,
-			int (*fn)(const struct datapath_port *port, void *userdata),
-			void *userdata)
+			int (*fn)(const struct datapath_port *port, void *userdata), void *userdata)
 {
 	struct port *p, *next;
 
-	HASH_ITER(hh, dp->port_index, p, next) {
+	HASH_ITER (hh, dp->port_index, p, next) {
 		struct datapath_port port;
 		int rc;
 

@@ -25,8 +25,9 @@ int datapath_probe_privileges(char why[DATAPATH_WHY_MAX])
 	(void)setrlimit(RLIMIT_MEMLOCK, &all);
 	fd = bpf_map_create(BPF_MAP_TYPE_HASH, "mcmesh_probe", 4, 4, 1, NULL);
 	if (fd == -EPERM || fd == -EACCES)
-		return datapath_fail(why, fd, "BPF is not allowed here: run as root, or with the "
-					      "capabilities CAP_BPF and CAP_NET_ADMIN");
+		return datapath_fail(why, fd,
+				     "BPF is not allowed here: run as root, or with the "
+				     "capabilities CAP_BPF and CAP_NET_ADMIN");
 	if (fd == -ENOSYS)
 		return datapath_fail(why, fd, "this kernel has no BPF (CONFIG_BPF_SYSCALL)");
 	if (fd < 0)
@@ -95,8 +96,10 @@ int datapath_mount(const char *root, char why[DATAPATH_WHY_MAX])
 	snprintf(parent, sizeof(parent), "%s", root);
 	slash = strrchr(parent, '/');
 	if (root[0] != '/' || !slash || slash == parent || !slash[1])
-		return datapath_fail(why, -EINVAL, "%s is not an absolute path of a directory "
-						   "below a bpffs", root);
+		return datapath_fail(why, -EINVAL,
+				     "%s is not an absolute path of a directory "
+				     "below a bpffs",
+				     root);
 	*slash = 0;
 	if (is_bpffs(root))
 		return 0;

@@ -85,8 +85,8 @@ int datapath_punt_consume(struct datapath *dp, size_t max,
 
 	while ((size_t)n < max && at < __atomic_load_n(producer, __ATOMIC_ACQUIRE)) {
 		const uint8_t *record = ring + (at & (dp->punt_bytes - 1));
-		uint32_t len = __atomic_load_n((const uint32_t *)(const void *)record,
-					       __ATOMIC_ACQUIRE);
+		uint32_t len =
+			__atomic_load_n((const uint32_t *)(const void *)record, __ATOMIC_ACQUIRE);
 		struct datapath_punt punt;
 
 		if (len & BPF_RINGBUF_BUSY_BIT)

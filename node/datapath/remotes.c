@@ -70,7 +70,7 @@ void datapath_remotes_deinit(struct datapath *dp)
 {
 	struct remote *r, *next;
 
-	HASH_ITER(hh, dp->remote_index, r, next) {
+	HASH_ITER (hh, dp->remote_index, r, next) {
 		HASH_DEL(dp->remote_index, r);
 		free(r);
 	}
@@ -150,7 +150,7 @@ int datapath_remotes_walk(struct datapath *dp,
 {
 	struct remote *r, *next;
 
-	HASH_ITER(hh, dp->remote_index, r, next) {
+	HASH_ITER (hh, dp->remote_index, r, next) {
 		struct addr vtep = r->vtep; /* fn may delete it */
 		int rc = fn(&vtep, dp->remotes[r->number].node, userdata);
 

@@ -114,7 +114,9 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 	for (size_t c = chunks; c > 0; c--) {
 		size_t begin = (c - 1) * DP_LIST_ENTRIES;
 		size_t end = begin + DP_LIST_ENTRIES < n ? begin + DP_LIST_ENTRIES : n;
-		size_t ports = n_ports <= begin ? 0 : n_ports >= end ? end - begin : n_ports - begin;
+		size_t ports = n_ports <= begin ? 0
+			       : n_ports >= end ? end - begin
+						: n_ports - begin;
 		uint32_t number = numbers_take(&dp->list_numbers);
 		struct dp_list *chunk = &dp->lists[number];
 
@@ -269,7 +271,7 @@ void datapath_routes_deinit(struct datapath *dp)
 {
 	struct route *r, *next;
 
-	HASH_ITER(hh, dp->route_index, r, next) {
+	HASH_ITER (hh, dp->route_index, r, next) {
 		HASH_DEL(dp->route_index, r);
 		free(r);
 	}

@@ -26,8 +26,9 @@ static void attach(struct datapath *dp, unsigned int n, struct datapath_port *re
 	char why[DATAPATH_WHY_MAX] = "";
 
 	for (unsigned int i = 0; i < n; i++)
-		cr_assert_eq(datapath_port_attach(dp, harness_ifindex("p", i), 1, 0, &ret_port[i],
-						  why), 0, "%s", why);
+		cr_assert_eq(
+			datapath_port_attach(dp, harness_ifindex("p", i), 1, 0, &ret_port[i], why),
+			0, "%s", why);
 }
 
 static void route(struct datapath *dp, const char *group, const struct datapath_port *ports,
@@ -74,12 +75,17 @@ static int check_route(const struct datapath_route *r, void *userdata)
 
 static void check_life(enum datapath_attach how)
 {
-	struct datapath_options o = { .root = HARNESS_ROOT, .attach = how, .max_ports = 16,
-				      .max_remotes = 16, .max_routes = 16, .max_lists = 64,
+	struct datapath_options o = { .root = HARNESS_ROOT,
+				      .attach = how,
+				      .max_ports = 16,
+				      .max_remotes = 16,
+				      .max_routes = 16,
+				      .max_lists = 64,
 				      .punt_ring_bytes = 16384 };
 	struct datapath_port ports[3], again;
-	struct datapath_route r = { .segment = 1, .group = ip("239.1.2.3"), .n_ports = 3,
-				    .n_remotes = 1 };
+	struct datapath_route r = {
+		.segment = 1, .group = ip("239.1.2.3"), .n_ports = 3, .n_remotes = 1
+	};
 	struct datapath_meta meta = { .epoch = "epoch" }, got;
 	struct addr peer = ip("127.0.0.2");
 	unsigned int n_ports = 0, n_remotes = 0, n_segments = 0, n_routes = 0;
@@ -102,8 +108,8 @@ static void check_life(enum datapath_attach how)
 	cr_assert_eq(datapath_remote_set(dp, &peer, "n2"), 0);
 	cr_assert_eq(datapath_route_set(dp, &r), 0);
 	cr_assert_eq(datapath_meta_set(dp, &meta), 0);
-	cr_assert_eq(datapath_segment_set(dp, &(struct datapath_segment){ .id = 1,
-						.revision = 77 }), 0);
+	cr_assert_eq(
+		datapath_segment_set(dp, &(struct datapath_segment){ .id = 1, .revision = 77 }), 0);
 	datapath_close(dp);
 
 	harness_send(w0, frame, len);
@@ -302,10 +308,15 @@ Test(datapath, a_list_of_a_thousand)
 {
 	enum { N = 1024 };
 	static struct addr remotes[N];
-	struct datapath_options o = { .root = HARNESS_ROOT, .max_remotes = N, .max_routes = 16,
-				      .max_lists = 64, .max_ports = 8, .punt_ring_bytes = 4096 };
-	struct datapath_route r = { .segment = 1, .group = ip("239.1.2.3"), .remotes = remotes,
-				    .n_remotes = N };
+	struct datapath_options o = { .root = HARNESS_ROOT,
+				      .max_remotes = N,
+				      .max_routes = 16,
+				      .max_lists = 64,
+				      .max_ports = 8,
+				      .punt_ring_bytes = 4096 };
+	struct datapath_route r = {
+		.segment = 1, .group = ip("239.1.2.3"), .remotes = remotes, .n_remotes = N
+	};
 	struct datapath_port port;
 	uint8_t frame[HARNESS_FRAME];
 	char why[DATAPATH_WHY_MAX] = "";
@@ -314,7 +325,8 @@ Test(datapath, a_list_of_a_thousand)
 
 	if (!harness_enter(1))
 		return;
-	harness_run("ip link add mcmesh0 type vxlan external dstport 4797 && ip link set mcmesh0 up");
+	harness_run(
+		"ip link add mcmesh0 type vxlan external dstport 4797 && ip link set mcmesh0 up");
 	dp = harness_open(&o);
 	attach(dp, 1, &port);
 	cr_assert_eq(datapath_overlay_set(dp, if_nametoindex("mcmesh0"), why), 0, "%s", why);
@@ -334,7 +346,8 @@ Test(datapath, a_list_of_a_thousand)
 	w0 = harness_socket("w", 0);
 	harness_send(w0, frame, data(frame));
 	cr_expect_eq(harness_counter_wait(dp, "copy_remote", N) +
-			     harness_counter(dp, "copy_remote_failed", 0), N);
+			     harness_counter(dp, "copy_remote_failed", 0),
+		     N);
 	datapath_close(dp);
 }
 
@@ -357,7 +370,9 @@ static void *churn(void *userdata)
 	for (int i = 0; i < 3; i++)
 		ifindexes[i] = c->ports[i].ifindex;
 	while (!c->stop) {
-		struct datapath_route r = { .segment = 1, .group = group, .ports = ifindexes,
+		struct datapath_route r = { .segment = 1,
+					    .group = group,
+					    .ports = ifindexes,
 					    .n_ports = c->rounds % 2 ? 2 : 3 };
 
 		if (datapath_route_set(c->dp, &r) == 0)

@@ -16,8 +16,8 @@ static const char payload[64] = "payload";
 extern const uint32_t overlay_reasons[];
 extern const size_t n_overlay_reasons;
 const uint32_t overlay_reasons[] = {
-	DP_DROP_OVERLAY_NO_TUNNEL, DP_DROP_OVERLAY_VTEP,      DP_DROP_OVERLAY_SEGMENT,
-	DP_DROP_OVERLAY_DISCOVERY, DP_DROP_OVERLAY_CONTROL,   DP_DROP_OVERLAY_LINK_LOCAL,
+	DP_DROP_OVERLAY_NO_TUNNEL,     DP_DROP_OVERLAY_VTEP,	DP_DROP_OVERLAY_SEGMENT,
+	DP_DROP_OVERLAY_DISCOVERY,     DP_DROP_OVERLAY_CONTROL, DP_DROP_OVERLAY_LINK_LOCAL,
 	DP_DROP_OVERLAY_NOT_MULTICAST,
 };
 const size_t n_overlay_reasons = ARRAY_SIZE(overlay_reasons);
@@ -50,7 +50,8 @@ static struct datapath *fixture(void)
 	char why[DATAPATH_WHY_MAX] = "";
 
 	harness_run("ip link add mcmesh0 type vxlan external dstport %d && "
-		    "ip link set mcmesh0 up", VXLAN_PORT);
+		    "ip link set mcmesh0 up",
+		    VXLAN_PORT);
 	cr_assert_eq(datapath_segment_set(dp, &s), 0);
 	cr_assert_eq(addr_parse("127.0.0.2", &peer), 0);
 	cr_assert_eq(datapath_remote_set(dp, &peer, "n2"), 0);
@@ -111,8 +112,9 @@ Test(overlay, to_ports_only_and_refusals_by_name)
 	cr_expect_eq(harness_counter_wait(dp, "drop_overlay_no_tunnel", 1), 1);
 	cr_expect_eq(harness_receive(w0, 0, NULL, NULL), 0);
 
-	cr_assert_eq(datapath_segment_set(dp, &(struct datapath_segment){
-					 .id = 1, .link_local_remote = true }), 0);
+	cr_assert_eq(datapath_segment_set(
+			     dp, &(struct datapath_segment){ .id = 1, .link_local_remote = true }),
+		     0);
 	send_vxlan("127.0.0.2", 1, frame, len);
 	cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1);
 	datapath_close(dp);

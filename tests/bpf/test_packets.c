@@ -28,12 +28,12 @@ struct row {
 	void (*prepare)(struct datapath *dp);
 };
 
-#define BUILD(fn, ...)                                                                             \
-	static size_t fn(uint8_t *frame)                                                           \
-	{                                                                                          \
-		size_t len = 0;                                                                    \
-		__VA_ARGS__;                                                                       \
-		return len;                                                                        \
+#define BUILD(fn, ...)                   \
+	static size_t fn(uint8_t *frame) \
+	{                                \
+		size_t len = 0;          \
+		__VA_ARGS__;             \
+		return len;              \
 	}
 
 #define V4(group, proto, ihl, len_) frame_ipv4(frame, "192.0.2.1", group, proto, ihl, payload, len_)
@@ -93,13 +93,14 @@ BUILD(advertisement, len = icmp(frame, "ff02::1", HBH_TO("\x3c") OPT_TO("\x3a"),
 BUILD(discovery_last, len = icmp(frame, "ff02::1", "", 0, 58, 137))
 BUILD(discovery_wide, len = icmp(frame, "ff15::1", "", 0, 58, 134))
 BUILD(ext_cut, len = V6("ff15::1", 0, "\x3a", 1))
-BUILD(ext_many, len = icmp(frame, "ff15::1",
-			   OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c")
-			   OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c")
-			   OPT_TO("\x3a"), 72, 60, 134))
+BUILD(ext_many,
+      len = icmp(frame, "ff15::1",
+		 OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c")
+			 OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3a"),
+		 72, 60, 134))
 BUILD(ext_most, len = icmp(frame, "ff02::1",
 			   OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c")
-			   OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3a"),
+				   OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3c") OPT_TO("\x3a"),
 			   64, 60, 134))
 BUILD(v6_later_fragment, len = icmp(frame, "ff15::1", "\x3a\0\0\x08\0\0\0\1", 8, 44, 134))
 BUILD(igmp_long, static uint8_t big[DP_PUNT_FRAME];
@@ -116,8 +117,9 @@ static void set_segment(struct datapath *dp, uint32_t id, enum datapath_unregist
 static void set_route(struct datapath *dp, enum datapath_route_kind kind, const char *group,
 		      const char *source, const uint32_t *ports, size_t n_ports)
 {
-	struct datapath_route r = { .kind = kind, .segment = 1, .ports = ports,
-				    .n_ports = n_ports };
+	struct datapath_route r = {
+		.kind = kind, .segment = 1, .ports = ports, .n_ports = n_ports
+	};
 
 	if (group)
 		cr_assert_eq(addr_parse(group, &r.group), 0);
@@ -208,8 +210,7 @@ static const struct row rows[] = {
 	{ "IPv6 version", v6_version, CONSUMED, D("ipv6_header"), DP_DROP_IPV6_HEADER },
 	{ "IPv6 length", v6_length, CONSUMED, D("ipv6_length"), DP_DROP_IPV6_LENGTH },
 	{ "IPv6 cut header", ext_cut, CONSUMED, D("ipv6_extensions"), DP_DROP_IPV6_EXTENSIONS },
-	{ "IPv6 many headers", ext_many, CONSUMED, D("ipv6_extensions"),
-	  DP_DROP_IPV6_EXTENSIONS },
+	{ "IPv6 many headers", ext_many, CONSUMED, D("ipv6_extensions"), DP_DROP_IPV6_EXTENSIONS },
 	{ "IGMP first fragment", igmp_first_fragment, CONSUMED, D("igmp_fragment"),
 	  DP_DROP_IGMP_FRAGMENT },
 	{ "IGMP fragment", igmp_fragment, CONSUMED, D("igmp_fragment"), DP_DROP_IGMP_FRAGMENT },
@@ -304,9 +305,15 @@ static void break_route(struct datapath *dp)
 static struct datapath *fixture(void)
 {
 	static const struct datapath_options options = {
-		.root = HARNESS_ROOT, .max_ports = 8, .max_remotes = 8, .max_routes = 64,
-		.max_lists = 64, .max_segments = 8, .punt_ring_bytes = 16384,
-		.punt_rate = 1, .punt_burst = 2,
+		.root = HARNESS_ROOT,
+		.max_ports = 8,
+		.max_remotes = 8,
+		.max_routes = 64,
+		.max_lists = 64,
+		.max_segments = 8,
+		.punt_ring_bytes = 16384,
+		.punt_rate = 1,
+		.punt_burst = 2,
 	};
 	struct datapath *dp = harness_open(&options);
 	uint32_t ports[2];
@@ -376,7 +383,8 @@ extern const size_t n_overlay_reasons;
 
 Test(packets, every_drop_reason_has_a_row)
 {
-	static const char *const names[] = { "none",
+	static const char *const names[] = {
+		"none",
 #define DROP_REASON(id, name, doc) name,
 #include "bpf/drop_reasons.def"
 #undef DROP_REASON

@@ -134,11 +134,12 @@ static const char *entry(const char *source)
 		return "-";
 	text[0] = '\0';
 	for (size_t i = 0; i < e->n_ports; i++)
-		len += (size_t)sprintf(text + len, i ? ",%u" : "%u", e->ports[i]);
-	len += (size_t)sprintf(text + len, "|");
+		len += (size_t)snprintf(text + len, sizeof(text) - len, i ? ",%u" : "%u",
+					e->ports[i]);
+	len += (size_t)snprintf(text + len, sizeof(text) - len, "|");
 	for (size_t i = 0; i < e->n_remotes; i++)
-		len += (size_t)sprintf(text + len, i ? ",%s" : "%s",
-				       addr_format(&e->remotes[i], buf));
+		len += (size_t)snprintf(text + len, sizeof(text) - len, i ? ",%s" : "%s",
+					addr_format(&e->remotes[i], buf));
 	return text;
 }
 
@@ -269,12 +270,14 @@ static size_t n_adopted;
 
 static void on_adopted(const struct fib_adopted *adopted, void *userdata)
 {
-	char buf[ADDR_TEXT_MAX], *p = adopted_text[n_adopted++];
+	char buf[ADDR_TEXT_MAX], *p = adopted_text[n_adopted++], *end = p + sizeof(adopted_text[0]);
 
-	p += sprintf(p, "%s %s", adopted->port ? "port" : addr_format(adopted->vtep, buf),
-		     adopted->filter->mode == FILTER_EXCLUDE ? "EX" : "IN");
+	p += snprintf(p, (size_t)(end - p), "%s %s",
+		      adopted->port ? "port" : addr_format(adopted->vtep, buf),
+		      adopted->filter->mode == FILTER_EXCLUDE ? "EX" : "IN");
 	for (uint32_t i = 0; i < adopted->filter->n_sources; i++)
-		p += sprintf(p, " %s", addr_format(&adopted->filter->sources[i], buf));
+		p += snprintf(p, (size_t)(end - p), " %s",
+			      addr_format(&adopted->filter->sources[i], buf));
 }
 
 static bool was_adopted(const char *text)

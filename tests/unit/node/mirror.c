@@ -19,14 +19,14 @@ static struct addr a(const char *text)
 
 static void on_add(const struct addr *vtep, const char *node, void *userdata)
 {
-	sprintf(told[n_told++], "add %s", node);
+	snprintf(told[n_told++], sizeof(told[0]), "add %s", node);
 }
 
 static void on_del(const struct addr *vtep, void *userdata)
 {
 	char buf[ADDR_TEXT_MAX];
 
-	sprintf(told[n_told++], "del %s", addr_format(vtep, buf));
+	snprintf(told[n_told++], sizeof(told[0]), "del %s", addr_format(vtep, buf));
 }
 
 static void on_member(uint32_t segment, const struct addr *group, const struct addr *vtep,
@@ -34,8 +34,11 @@ static void on_member(uint32_t segment, const struct addr *group, const struct a
 {
 	char g[ADDR_TEXT_MAX], v[ADDR_TEXT_MAX];
 
-	sprintf(told[n_told++], "m %s %s %s", addr_format(group, g), addr_format(vtep, v),
-		filter_is_none(filter) ? "-" : filter->mode == FILTER_EXCLUDE ? "EX" : "IN");
+	snprintf(told[n_told++], sizeof(told[0]), "m %s %s %s", addr_format(group, g),
+		 addr_format(vtep, v),
+		 filter_is_none(filter)		  ? "-"
+		 : filter->mode == FILTER_EXCLUDE ? "EX"
+						  : "IN");
 }
 
 static const struct mirror_ops ops = { on_add, on_del, on_member, NULL };
@@ -198,7 +201,8 @@ Test(mirror, an_older_row_never_replaces_a_newer)
 	delta(m, 0, 0, 2, node_row(&r, "n2", "203.0.113.2", 2));
 	delta(m, 1, 0, 7, member_row(&r, "n2", "239.1.1.1", 7, false));
 	n_told = 0;
-	cr_assert_eq(snapshot(m, 1, 9, member_row(&r, "n2", "239.1.1.1", 5, true), true, true, 8), 0);
+	cr_assert_eq(snapshot(m, 1, 9, member_row(&r, "n2", "239.1.1.1", 5, true), true, true, 8),
+		     0);
 	cr_assert_eq(mirror_digest(m, 1).rows, 0, "unnamed by a complete snapshot: swept");
 	mirror_free(m);
 

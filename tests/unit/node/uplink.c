@@ -28,21 +28,22 @@ static void on_send(const Mcmesh__V1__AgentMessage *m, void *userdata)
 
 	switch (m->message_case) {
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO:
-		sprintf(p, "hello %s", m->hello->node);
+		snprintf(p, sizeof(sent[0]), "hello %s", m->hello->node);
 		break;
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT:
 		last_sequence = m->report->sequence;
-		sprintf(p, "report %s %zu%s", kinds[m->report->kind], m->report->n_members,
-			m->report->n_members && m->report->members[0]->deleted ? " deleted" : "");
+		snprintf(p, sizeof(sent[0]), "report %s %zu%s", kinds[m->report->kind],
+			 m->report->n_members,
+			 m->report->n_members && m->report->members[0]->deleted ? " deleted" : "");
 		break;
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK:
-		sprintf(p, "ack");
+		snprintf(p, sizeof(sent[0]), "ack");
 		break;
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT:
-		sprintf(p, "heartbeat");
+		snprintf(p, sizeof(sent[0]), "heartbeat");
 		break;
 	default:
-		sprintf(p, "?");
+		snprintf(p, sizeof(sent[0]), "?");
 	}
 }
 
