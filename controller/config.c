@@ -21,14 +21,14 @@
 #define DEFAULT_AGENTS	     10000
 #define DEFAULT_WATCHERS     256
 
-#define LISTEN_MAX	16
-#define HEARTBEAT_MIN	50
-#define HEARTBEAT_MAX	60000
-#define STALE_MAX	3600000
-#define HOLD_MAX	86400000
-#define COALESCE_MAX	1000
-#define TOMBSTONES_MIN	16
-#define TOMBSTONES_MAX	16777216
+#define LISTEN_MAX     16
+#define HEARTBEAT_MIN  50
+#define HEARTBEAT_MAX  60000
+#define STALE_MAX      3600000
+#define HOLD_MAX       86400000
+#define COALESCE_MAX   1000
+#define TOMBSTONES_MIN 16
+#define TOMBSTONES_MAX 16777216
 
 /* What the file says: absent numbers are NULL, so that 0 can be said. */
 struct file_limits {
@@ -51,7 +51,7 @@ static const cyaml_strval_t log_levels[] = {
 	{ "debug", LOG_LEVEL_DEBUG },
 };
 
-#define OPTIONAL_NUMBER(structure, member)                                                         \
+#define OPTIONAL_NUMBER(structure, member) \
 	CYAML_FIELD_UINT_PTR(#member, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, structure, member)
 
 static const cyaml_schema_field_t limits_fields[] = {
@@ -118,8 +118,7 @@ static int numbers_take(const char *path, const struct file *f, struct controlle
 		  REPORT_SOURCES_MAX, &c->limits.sources_per_member },
 		{ "limits.agents", l->agents, DEFAULT_AGENTS, 1, REGISTRY_NODES_MAX,
 		  &c->limits.agents },
-		{ "limits.watchers", l->watchers, DEFAULT_WATCHERS, 1, 65536,
-		  &c->limits.watchers },
+		{ "limits.watchers", l->watchers, DEFAULT_WATCHERS, 1, 65536, &c->limits.watchers },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
@@ -165,7 +164,8 @@ DEFINE_CLEANUP(struct controller_config *, controller_config_free)
 int controller_config_load(const char *path, struct controller_config **ret_config,
 			   char why[CONFIG_WHY_MAX])
 {
-	_cleanup_(controller_config_free_p) struct controller_config *c = calloc(1, sizeof(*c));
+	_cleanup_(controller_config_free_p)
+	struct controller_config *c = calloc(1, sizeof(*c));
 	struct file none = { 0 }, *f = &none;
 	void *data = NULL;
 	int r;

@@ -117,7 +117,8 @@ void controller_expire(struct controller *c, struct registry_node *node)
 	removal->c = c;
 	strcpy(removal->node, node->name);
 	if (log_node) {
-		TAILQ_FOREACH(row, &log_node->rows, by_node) {
+		TAILQ_FOREACH(row, &log_node->rows, by_node)
+		{
 			if (row->deleted || row->key.kind != LOG_MEMBER)
 				continue;
 			changes[n++] = (struct log_change){ .kind = LOG_MEMBER,
@@ -220,8 +221,7 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 		methods_add(box, mesh_service_methods, mesh_service_n_methods);
 		rpc_server_add(c->server, box->methods, box->n_methods);
 		rpc_server_add_standard(c->server, _binary_mcmesh_pb_start,
-					(size_t)(_binary_mcmesh_pb_end -
-						 _binary_mcmesh_pb_start));
+					(size_t)(_binary_mcmesh_pb_end - _binary_mcmesh_pb_start));
 		r = rpc_server_start(c->server);
 	}
 	if (r < 0)
@@ -239,7 +239,8 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 {
 	static const struct store_events events = { on_event };
 	struct controller_box *box = calloc(1, sizeof(*box));
-	_cleanup_(controller_free_p) struct controller *c = box ? &box->c : NULL;
+	_cleanup_(controller_free_p)
+	struct controller *c = box ? &box->c : NULL;
 	char store_why[STORE_WHY_MAX] = "out of memory";
 	int r;
 

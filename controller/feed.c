@@ -189,8 +189,8 @@ static bool chunk_fill(struct feed *feed, struct sub *sub, Mcmesh__V1__Snapshot 
 	while ((row = sub->cursor.next)) {
 		size_t size = wire_row_size(row);
 
-		if (chunk->n_rows && (bytes + size > FEED_CHUNK_BYTES ||
-				      chunk->n_rows == n_allocated))
+		if (chunk->n_rows &&
+		    (bytes + size > FEED_CHUNK_BYTES || chunk->n_rows == n_allocated))
 			return false;
 		log_cursor_next(&sub->cursor);
 		/* Old tombstones say nothing that the sweep does not. */
@@ -290,8 +290,7 @@ static struct rpc_bytes *delta_build(struct feed *feed, struct log_segment *segm
 	return bytes;
 }
 
-static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs,
-				      uint64_t previous)
+static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs, uint64_t previous)
 {
 	uint64_t at = log_revision(feed->c->log), revision;
 	struct rpc_bytes *bytes;
@@ -373,8 +372,7 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 
 void feed_join(struct feed *feed, struct session *s)
 {
-	bool same = s->has_epoch &&
-		    memcmp(s->hello_epoch, log_epoch(feed->c->log), EPOCH_LEN) == 0;
+	bool same = s->has_epoch && memcmp(s->hello_epoch, log_epoch(feed->c->log), EPOCH_LEN) == 0;
 
 	for (size_t i = 0; i < s->n_subs; i++) {
 		struct feed_segment *fs = segment_get(feed, s->subs[i].segment);
@@ -414,8 +412,9 @@ void feed_completed(struct feed *feed)
 	struct feed_segment *fs;
 	struct sub *sub;
 
-	TAILQ_FOREACH(fs, &feed->segments, all) {
-		LIST_FOREACH(sub, &fs->subs, of_segment) {
+	TAILQ_FOREACH(fs, &feed->segments, all)
+	{
+		LIST_FOREACH (sub, &fs->subs, of_segment) {
 			if (sub->incomplete || sub->in_snapshot) {
 				sub->incomplete = false;
 				if (!sub->waiting)
@@ -431,8 +430,7 @@ static void ack_compare(struct feed *feed, struct sub *sub, const Mcmesh__V1__Se
 	uint8_t wire[16];
 
 	if (!sub->comparable || ack->revision < sub->comparable_from ||
-	    ack->digest.len != sizeof(wire) ||
-	    !log_digest_at(sub->segment, ack->revision, &mine))
+	    ack->digest.len != sizeof(wire) || !log_digest_at(sub->segment, ack->revision, &mine))
 		return;
 	digest_to_wire(&mine, wire);
 	sub->verified = memcmp(wire, ack->digest.data, sizeof(wire)) == 0;
@@ -485,7 +483,7 @@ static void flush(struct feed *feed)
 	while ((fs = TAILQ_FIRST(&feed->dirty))) {
 		TAILQ_REMOVE(&feed->dirty, fs, link);
 		fs->dirty = false;
-		LIST_FOREACH(sub, &fs->subs, of_segment)
+		LIST_FOREACH (sub, &fs->subs, of_segment)
 			sub_make_ready(feed, sub);
 	}
 }
@@ -500,8 +498,9 @@ static void bookmarks(struct feed *feed)
 	if (revision == feed->bookmarked)
 		return;
 	feed->bookmarked = revision;
-	TAILQ_FOREACH(fs, &feed->segments, all) {
-		LIST_FOREACH(sub, &fs->subs, of_segment) {
+	TAILQ_FOREACH(fs, &feed->segments, all)
+	{
+		LIST_FOREACH (sub, &fs->subs, of_segment) {
 			if (sub->blocked || sub->in_snapshot || sub->wants_snapshot ||
 			    sub->sent >= revision || sub->sent < fs->segment->revision)
 				continue;
@@ -531,7 +530,7 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 	if (!TAILQ_EMPTY(&feed->ready))
 		return now_ms;
 	if (!TAILQ_EMPTY(&feed->dirty))
-		return feed->window_until_ms < feed->bookmark_ms ? feed->window_until_ms :
-								   feed->bookmark_ms;
+		return feed->window_until_ms < feed->bookmark_ms ? feed->window_until_ms
+								 : feed->bookmark_ms;
 	return feed->bookmark_ms;
 }

@@ -108,9 +108,9 @@ static int run(const struct controller_config *config, struct signals *signals)
 
 int main(int argc, char **argv)
 {
-	static const struct argp argp = { options, parse, NULL,
-					  "The controller of a multicast mesh.", NULL, NULL,
-					  NULL };
+	static const struct argp argp = {
+		options, parse, NULL, "The controller of a multicast mesh.", NULL, NULL, NULL
+	};
 	static struct signals signals;
 	struct controller_config *config = NULL;
 	struct arguments a = { 0 };

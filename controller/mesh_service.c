@@ -96,9 +96,9 @@ Mcmesh__V1__Node *mesh_node(struct controller *c, struct arena *arena,
 	mcmesh__v1__node__init(n);
 	n->name = (char *)node->name;
 	n->address = wire_addr(arena, &node->vtep);
-	n->state = node->draining		      ? MCMESH__V1__NODE__STATE__DRAINING :
-		   node->state == REGISTRY_CONNECTED ? MCMESH__V1__NODE__STATE__CONNECTED :
-						       MCMESH__V1__NODE__STATE__STALE;
+	n->state = node->draining		       ? MCMESH__V1__NODE__STATE__DRAINING
+		   : node->state == REGISTRY_CONNECTED ? MCMESH__V1__NODE__STATE__CONNECTED
+						       : MCMESH__V1__NODE__STATE__STALE;
 	n->applied_revision = node->session ? session_applied(node->session) : 0;
 	n->member_count = log_node ? log_node->n_members : 0;
 	n->silent_ms = now_ms > node->heard_ms ? now_ms - node->heard_ms : 0;
@@ -216,8 +216,8 @@ static void list_nodes(struct rpc_call *call, const ProtobufCMessage *message)
 	if (!is_request(w, message) || list_begin(w, q->page_size, q->page_token, &page) < 0)
 		return;
 	a.nodes = arena_alloc(&arena, page.size * sizeof(*a.nodes));
-	for (row = page_seek(w->c->log, &page, LOG_NODE, 0, NULL);
-	     row && row->key.kind == LOG_NODE; row = row->next[0]) {
+	for (row = page_seek(w->c->log, &page, LOG_NODE, 0, NULL); row && row->key.kind == LOG_NODE;
+	     row = row->next[0]) {
 		node = registry_find(w->c->registry, row->node->name);
 		if (row->deleted || !node)
 			continue;
@@ -411,7 +411,8 @@ static struct session *session_of(struct wait *w, const char *name)
 	struct registry_node *node = registry_find(w->c->registry, name);
 
 	if (!node) {
-		fail(w, RPC_NOT_FOUND, "no agent ever announced this node: see mcmeshctl node list");
+		fail(w, RPC_NOT_FOUND,
+		     "no agent ever announced this node: see mcmeshctl node list");
 		return NULL;
 	}
 	if (!node->session)
@@ -464,13 +465,15 @@ static void routes_done(void *userdata, int status, const char *text,
 		fail(w, RPC_INTERNAL, "the agent's routes cannot be read");
 		return;
 	}
-	reply(w, &(Mcmesh__V1__ListRoutesResponse){
-			  .base = a->base,
-			  .n_routes = a->n_routes,
-			  .routes = a->routes,
-			  .epoch = mesh_epoch_text(w->c, &arena),
-			  .revision = w->revision,
-		  }.base);
+	reply(w,
+	      &(Mcmesh__V1__ListRoutesResponse){
+		      .base = a->base,
+		      .n_routes = a->n_routes,
+		      .routes = a->routes,
+		      .epoch = mesh_epoch_text(w->c, &arena),
+		      .revision = w->revision,
+	      }
+		       .base);
 	mcmesh__v1__list_routes_response__free_unpacked(a, NULL);
 	arena_reset(&arena);
 }
@@ -595,7 +598,8 @@ static void verify_done(void *userdata, int status, const char *text,
 	else
 		snprintf(v->detail, sizeof(v->detail),
 			 "the kernel's maps and the acknowledged rows are what revision %" PRIu64
-			 " asks for", v->wait->revision);
+			 " asks for",
+			 v->wait->revision);
 	mesh_converge(v->wait->c->mesh);
 }
 
@@ -628,7 +632,8 @@ static void verify(struct rpc_call *call, const ProtobufCMessage *message)
 	if (!is_request(w, message))
 		return;
 	if (q->node[0] && !registry_find(w->c->registry, q->node)) {
-		fail(w, RPC_NOT_FOUND, "no agent ever announced this node: see mcmeshctl node list");
+		fail(w, RPC_NOT_FOUND,
+		     "no agent ever announced this node: see mcmeshctl node list");
 		return;
 	}
 	w->kind = WAIT_VERIFY;
@@ -700,7 +705,8 @@ static void drain_node(struct rpc_call *call, const ProtobufCMessage *message)
 		return;
 	node = registry_find(w->c->registry, q->node);
 	if (!node) {
-		fail(w, RPC_NOT_FOUND, "no agent ever announced this node: see mcmeshctl node list");
+		fail(w, RPC_NOT_FOUND,
+		     "no agent ever announced this node: see mcmeshctl node list");
 		return;
 	}
 	registry_set_draining(w->c->registry, node, !q->cancel);
@@ -754,8 +760,8 @@ static int static_filter(struct wait *w, const Mcmesh__V1__StaticMember *m, stru
 		return -EINVAL;
 	}
 	for (size_t i = 0; i < m->n_sources; i++) {
-		if (addr_parse(m->sources[i], &sources[i]) < 0 ||
-		    addr_is_multicast(&sources[i]) || addr_is_unspecified(&sources[i])) {
+		if (addr_parse(m->sources[i], &sources[i]) < 0 || addr_is_multicast(&sources[i]) ||
+		    addr_is_unspecified(&sources[i])) {
 			fail(w, RPC_INVALID_ARGUMENT, "a source is not a unicast address");
 			return -EINVAL;
 		}
@@ -765,10 +771,9 @@ static int static_filter(struct wait *w, const Mcmesh__V1__StaticMember *m, stru
 		     "INCLUDE with no source asks for nothing: use EXCLUDE for every source");
 		return -EINVAL;
 	}
-	return filter_init(ret,
-			   m->mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE :
-									  FILTER_INCLUDE,
-			   sources, m->n_sources);
+	return filter_init(
+		ret, m->mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE : FILTER_INCLUDE,
+		sources, m->n_sources);
 }
 
 static void add_static(struct rpc_call *call, const ProtobufCMessage *message)
@@ -815,7 +820,8 @@ uint64_t mesh_turn(struct mesh *mesh, uint64_t now_ms)
 	uint64_t next = CONTROLLER_NEVER;
 	struct wait *w;
 
-	TAILQ_FOREACH(w, &mesh->waits, link) {
+	TAILQ_FOREACH(w, &mesh->waits, link)
+	{
 		if (w->finished || (!mesh->check && now_ms < w->deadline_ms))
 			continue;
 		if (w->kind == WAIT_VERIFY)
@@ -824,7 +830,8 @@ uint64_t mesh_turn(struct mesh *mesh, uint64_t now_ms)
 			converged_check(w);
 	}
 	mesh->check = false;
-	TAILQ_FOREACH(w, &mesh->waits, link) {
+	TAILQ_FOREACH(w, &mesh->waits, link)
+	{
 		if (!w->finished && w->deadline_ms < next)
 			next = w->deadline_ms;
 	}
@@ -836,12 +843,15 @@ void mesh_drain(struct mesh *mesh, const char *reason)
 	struct wait *w;
 
 	TAILQ_FOREACH(w, &mesh->waits, link)
-		fail(w, RPC_UNAVAILABLE, reason);
+	fail(w, RPC_UNAVAILABLE, reason);
 }
 
-#define METHOD(name, request, response, fn)                                                        \
-	{ "/mcmesh.v1.MeshService/" name, &mcmesh__v1__##request##__descriptor,                    \
-	  &mcmesh__v1__##response##__descriptor, { fn, NULL, call_close }, call_open, NULL }
+#define METHOD(name, request, response, fn)                                              \
+	{                                                                                \
+		"/mcmesh.v1.MeshService/" name, &mcmesh__v1__##request##__descriptor,    \
+			&mcmesh__v1__##response##__descriptor, { fn, NULL, call_close }, \
+			call_open, NULL                                                  \
+	}
 
 const struct rpc_method mesh_service_methods[] = {
 	METHOD("ListNodes", list_nodes_request, list_nodes_response, list_nodes),
@@ -857,8 +867,11 @@ const struct rpc_method mesh_service_methods[] = {
 	METHOD("ListStaticMembers", list_static_members_request, list_static_members_response,
 	       list_static),
 	METHOD("WaitConverged", wait_converged_request, wait_converged_response, wait_converged),
-	{ "/mcmesh.v1.MeshService/Watch", &mcmesh__v1__watch_request__descriptor,
+	{ "/mcmesh.v1.MeshService/Watch",
+	  &mcmesh__v1__watch_request__descriptor,
 	  &mcmesh__v1__watch_response__descriptor,
-	  { watch_message, watch_drained, watch_close }, watch_open, NULL },
+	  { watch_message, watch_drained, watch_close },
+	  watch_open,
+	  NULL },
 };
 const size_t mesh_service_n_methods = ARRAY_SIZE(mesh_service_methods);

@@ -5,7 +5,7 @@
 #include "controller/controller.h"
 #include "controller/wire.h"
 
-#define MESH_PAGE_MAX	  10000 /* rows of one answer */
+#define MESH_PAGE_MAX	  10000		    /* rows of one answer */
 #define MESH_PAGE_BYTES	  (3 * 1024 * 1024) /* below gRPC's receive limit */
 #define MESH_ROUTES_MAX	  (3 * 1024 * 1024) /* bytes of a node's routes in one answer */
 #define MESH_WAITERS_MAX  256

@@ -276,8 +276,9 @@ static void node_row_commit(struct session *s)
 {
 	struct log_row *row = log_find_live(s->c->log, LOG_NODE, 0, s->name, NULL, NULL);
 	struct log_change change = { .kind = LOG_NODE, .node = s->name, .vtep = s->vtep };
-	struct store_txn txn = { .node = s->name, .session = s->id, .changes = &change,
-				 .n_changes = 1 };
+	struct store_txn txn = {
+		.node = s->name, .session = s->id, .changes = &change, .n_changes = 1
+	};
 
 	if (row && addr_equal(&row->vtep, &s->vtep))
 		return;
@@ -380,8 +381,10 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 	    hello_expect(s, h) < 0)
 		return;
 	s->state = SESSION_ASKING;
-	request = (struct store_session){ .node = s->name, .start_count = s->start_count,
-					  .attempt = s->attempt, .holder_alive = alive };
+	request = (struct store_session){ .node = s->name,
+					  .start_count = s->start_count,
+					  .attempt = s->attempt,
+					  .holder_alive = alive };
 	memcpy(request.instance, s->instance, sizeof(request.instance));
 	s->in_flight++;
 	store_session(s->c->store, &request, session_decided, s);
@@ -389,8 +392,7 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 
 /* ---- reports ------------------------------------------------------------------- */
 
-static void accepted(struct session *s, struct report *report, uint64_t sequence,
-		     uint64_t revision)
+static void accepted(struct session *s, struct report *report, uint64_t sequence, uint64_t revision)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	Mcmesh__V1__Accepted a = MCMESH__V1__ACCEPTED__INIT;
@@ -453,7 +455,8 @@ static void reports_run(struct session *s)
 		return; /* from a store that answers at once */
 	s->running = true;
 	while (!s->committing && s->state == SESSION_ACTIVE && (p = TAILQ_FIRST(&s->reports))) {
-		txn = (struct store_txn){ .node = s->name, .session = s->id,
+		txn = (struct store_txn){ .node = s->name,
+					  .session = s->id,
 					  .sequence = p->sequence };
 		if (report_diff(p->report, s->c->log, s->name, p->full, &txn.changes,
 				&txn.n_changes) < 0) {
@@ -478,8 +481,7 @@ static int row_take(struct session *s, struct report *report, const Mcmesh__V1__
 	    !log_segment_get(s->c->log, m->segment))
 		return report_refuse(report, m->segment, &group,
 				     "the segment is not one that the mesh can have");
-	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
-	    !addr_is_multicast(&group))
+	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 || !addr_is_multicast(&group))
 		return report_refuse(report, m->segment, &group, "not a multicast group");
 	if (m->deleted)
 		return report_delete(report, m->segment, &group);
@@ -526,8 +528,8 @@ static void on_report(struct session *s, const Mcmesh__V1__Report *m)
 	r = report_gather(s, m);
 	if (r < 0) {
 		session_end(s, RPC_RESOURCE_EXHAUSTED,
-			    r == -ENOSPC || r == -E2BIG ? "a report has too many rows: split it" :
-							  "the controller is out of memory");
+			    r == -ENOSPC || r == -E2BIG ? "a report has too many rows: split it"
+							: "the controller is out of memory");
 		return;
 	}
 	if (m->kind == MCMESH__V1__REPORT__KIND__FULL)
@@ -642,9 +644,12 @@ static void sync_open(struct rpc_call *call)
 }
 
 const struct rpc_method node_service_methods[] = {
-	{ "/mcmesh.v1.NodeService/Sync", &mcmesh__v1__agent_message__descriptor,
+	{ "/mcmesh.v1.NodeService/Sync",
+	  &mcmesh__v1__agent_message__descriptor,
 	  &mcmesh__v1__controller_message__descriptor,
-	  { sync_message, sync_drained, sync_close }, sync_open, NULL },
+	  { sync_message, sync_drained, sync_close },
+	  sync_open,
+	  NULL },
 };
 const size_t node_service_n_methods = ARRAY_SIZE(node_service_methods);
 
@@ -669,7 +674,8 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 		next = s->sent_ms + ss->c->config->heartbeat_ms;
 	if (now_ms >= ss->c->query_ms) {
 		ss->c->query_ms = CONTROLLER_NEVER;
-		TAILQ_FOREACH(s, &ss->all, all) {
+		TAILQ_FOREACH(s, &ss->all, all)
+		{
 			at = query_turn(s, now_ms);
 			ss->c->query_ms = at < ss->c->query_ms ? at : ss->c->query_ms;
 		}
@@ -714,7 +720,8 @@ uint64_t session_applied(const struct session *s)
 		const struct sub *sub = &s->subs[i];
 
 		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
-		     sub->in_snapshot) && sub->acked < applied)
+		     sub->in_snapshot) &&
+		    sub->acked < applied)
 			applied = sub->acked;
 	}
 	return applied;

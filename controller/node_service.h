@@ -11,22 +11,22 @@
 #include "controller/plan/report.h"
 #include "mcmesh/v1/node.pb-c.h"
 
-#define NODE_SEGMENTS_MAX      1024 /* subscriptions of one agent */
-#define NODE_KNOWN_MAX	       REGISTRY_NODES_MAX
-#define NODE_REPORT_ROWS_MAX   16384 /* of one message */
-#define NODE_REPORTS_QUEUED    256 /* while the store works */
-#define NODE_QUERIES_MAX       64 /* open, for one agent */
-#define NODE_QUERY_TIMEOUT_MS  2000
-#define NODE_PROTOCOL	       1
+#define NODE_SEGMENTS_MAX     1024 /* subscriptions of one agent */
+#define NODE_KNOWN_MAX	      REGISTRY_NODES_MAX
+#define NODE_REPORT_ROWS_MAX  16384 /* of one message */
+#define NODE_REPORTS_QUEUED   256   /* while the store works */
+#define NODE_QUERIES_MAX      64    /* open, for one agent */
+#define NODE_QUERY_TIMEOUT_MS 2000
+#define NODE_PROTOCOL	      1
 
-#define FEED_BACKLOG_MAX       (256 * 1024) /* bytes queued for an agent before it counts as slow */
-#define FEED_DELTA_BYTES       (512 * 1024)
-#define FEED_CHUNK_BYTES       (60 * 1024)
-#define FEED_CHUNKS_PER_TURN   8
-#define FEED_PER_TURN	       64 /* streams served between two looks at other RPCs */
-#define FEED_SNAPSHOTS_MAX     64 /* at the same time */
-#define FEED_CACHE	       8 /* serialised deltas of a segment */
-#define FEED_BOOKMARK_MS       5000
+#define FEED_BACKLOG_MAX     (256 * 1024) /* bytes queued for an agent before it counts as slow */
+#define FEED_DELTA_BYTES     (512 * 1024)
+#define FEED_CHUNK_BYTES     (60 * 1024)
+#define FEED_CHUNKS_PER_TURN 8
+#define FEED_PER_TURN	     64 /* streams served between two looks at other RPCs */
+#define FEED_SNAPSHOTS_MAX   64 /* at the same time */
+#define FEED_CACHE	     8	/* serialised deltas of a segment */
+#define FEED_BOOKMARK_MS     5000
 
 struct session;
 

@@ -31,7 +31,8 @@ int page_parse(const struct log *log, uint32_t size, const char *token, struct p
 		return 0;
 	}
 	if (sscanf(token, "%32[0-9a-f]-%" SCNu64 "-%" SCNu32 "-%" SCNu32 "-%32[0-9a-f]/%n", epoch,
-		   &page.revision, &page.kind, &page.segment, group, &end) != 5 || !end)
+		   &page.revision, &page.kind, &page.segment, group, &end) != 5 ||
+	    !end)
 		return -EINVAL;
 	sodium_bin2hex(mine, sizeof(mine), log_epoch(log), EPOCH_LEN);
 	if (strcmp(epoch, mine) != 0 || page.revision > log_revision(log) ||

@@ -54,7 +54,8 @@ void query_answered(struct session *s, const Mcmesh__V1__Answer *answer)
 {
 	struct query *q;
 
-	TAILQ_FOREACH(q, &s->queries, link) {
+	TAILQ_FOREACH(q, &s->queries, link)
+	{
 		if (q->id == answer->id)
 			break;
 	}

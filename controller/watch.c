@@ -32,8 +32,8 @@ struct watcher {
 	bool has_group, members_only;
 	struct addr group;
 	char node[LOG_NAME_MAX];
-	uint64_t start; /* the log's revision when the walk began */
-	uint64_t sent; /* the log up to here */
+	uint64_t start;	 /* the log's revision when the walk began */
+	uint64_t sent;	 /* the log up to here */
 	uint64_t serial; /* nodes' changes up to here */
 	/* The walk goes on at or after this row. */
 	uint32_t at_kind, at_segment;
@@ -170,8 +170,8 @@ static void event_send(struct watcher *w, Mcmesh__V1__WatchResponse *e, uint64_t
 	e->revision = revision;
 	/* In the middle of the state there is no place to resume from. */
 	if (w->phase == WATCH_CHANGES)
-		e->resume_token = arena_printf(arena, "%s:%" PRIu64,
-					       mesh_epoch_text(w->c, arena), w->sent);
+		e->resume_token =
+			arena_printf(arena, "%s:%" PRIu64, mesh_epoch_text(w->c, arena), w->sent);
 	rpc_call_send(w->call, &e->base);
 	arena_reset(arena);
 	w->sent_ms = controller_now_ms();
@@ -222,8 +222,8 @@ static void member_send(struct watcher *w, const struct log_row *row)
 	    (w->has_group && !addr_equal(&row->key.group, &w->group)) ||
 	    !node_matches(w, row->node->name))
 		return;
-	e.type = row->deleted ? MCMESH__V1__WATCH_RESPONSE__TYPE__DELETE :
-				MCMESH__V1__WATCH_RESPONSE__TYPE__PUT;
+	e.type = row->deleted ? MCMESH__V1__WATCH_RESPONSE__TYPE__DELETE
+			      : MCMESH__V1__WATCH_RESPONSE__TYPE__PUT;
 	e.object_case = MCMESH__V1__WATCH_RESPONSE__OBJECT_MEMBER;
 	e.member = wire_member(&w->c->watches->arena, row);
 	event_send(w, &e, row->revision);
@@ -346,7 +346,8 @@ uint64_t watches_turn(struct watches *ws, uint64_t now_ms)
 	uint64_t next = CONTROLLER_NEVER, at;
 	struct watcher *w;
 
-	TAILQ_FOREACH(w, &ws->all, link) {
+	TAILQ_FOREACH(w, &ws->all, link)
+	{
 		at = watcher_serve(w, now_ms);
 		next = at < next ? at : next;
 	}
@@ -358,5 +359,5 @@ void watches_drain(struct watches *ws, const char *reason)
 	struct watcher *w;
 
 	TAILQ_FOREACH(w, &ws->all, link)
-		watch_end(w, RPC_UNAVAILABLE, reason);
+	watch_end(w, RPC_UNAVAILABLE, reason);
 }

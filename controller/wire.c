@@ -93,8 +93,8 @@ static ProtobufCBinaryData *wire_source_bytes(struct arena *arena, const struct 
 
 Mcmesh__V1__Filter__Mode wire_mode(const struct filter *f)
 {
-	return f->mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE :
-					   MCMESH__V1__FILTER__MODE__INCLUDE;
+	return f->mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE
+					 : MCMESH__V1__FILTER__MODE__INCLUDE;
 }
 
 static Mcmesh__V1__MemberChange *member_change(struct arena *arena, const struct log_row *row)
@@ -221,7 +221,7 @@ int wire_filter(Mcmesh__V1__Filter__Mode mode, const ProtobufCBinaryData *source
 			return -EINVAL;
 	}
 	return filter_init(ret_filter,
-			   mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE :
-								       FILTER_INCLUDE,
+			   mode == MCMESH__V1__FILTER__MODE__EXCLUDE ? FILTER_EXCLUDE
+								     : FILTER_INCLUDE,
 			   addrs, n);
 }

@@ -32,8 +32,8 @@ struct log {
 	size_t max_tombstones, n_tombstones;
 	uint32_t last_node_id;
 	uint64_t random; /* heights of the skip list; need not be unguessable: keys are ours */
-	struct log_row *index; /* by key */
-	struct log_node *nodes; /* by name */
+	struct log_row *index;	      /* by key */
+	struct log_node *nodes;	      /* by name */
 	struct log_segment *segments; /* by id */
 	struct log_rows rows, tombstones;
 	struct log_row *first[LOG_ORDER_HEIGHT];
@@ -65,16 +65,16 @@ void log_free(struct log *log)
 
 	if (!log)
 		return;
-	HASH_ITER(hh, log->index, row, row_tmp) {
+	HASH_ITER (hh, log->index, row, row_tmp) {
 		HASH_DEL(log->index, row);
 		filter_deinit(&row->filter);
 		free(row);
 	}
-	HASH_ITER(hh, log->nodes, node, node_tmp) {
+	HASH_ITER (hh, log->nodes, node, node_tmp) {
 		HASH_DEL(log->nodes, node);
 		free(node);
 	}
-	HASH_ITER(hh, log->segments, segment, segment_tmp) {
+	HASH_ITER (hh, log->segments, segment, segment_tmp) {
 		HASH_DEL(log->segments, segment);
 		free(segment);
 	}
@@ -197,8 +197,8 @@ static struct log_row *order_seek(const struct log *log, const struct position *
 
 static struct position position_of(const struct log_row *row)
 {
-	return (struct position){ row->key.kind, row->key.segment, row->key.group,
-				  row->node->name, row->key.port };
+	return (struct position){ row->key.kind, row->key.segment, row->key.group, row->node->name,
+				  row->key.port };
 }
 
 static void order_insert(struct log *log, struct log_row *row)
@@ -290,7 +290,7 @@ static void cursors_leave(struct log_segment *segment, const struct log_row *row
 {
 	struct log_cursor *cursor;
 
-	LIST_FOREACH(cursor, &segment->cursors, link) {
+	LIST_FOREACH (cursor, &segment->cursors, link) {
 		if (cursor->next == row)
 			cursor->next = TAILQ_NEXT(row, by_segment);
 	}
@@ -300,7 +300,7 @@ static void cursors_append(struct log_segment *segment, struct log_row *row)
 {
 	struct log_cursor *cursor;
 
-	LIST_FOREACH(cursor, &segment->cursors, link) {
+	LIST_FOREACH (cursor, &segment->cursors, link) {
 		if (!cursor->next)
 			cursor->next = row;
 	}
@@ -474,7 +474,8 @@ struct log_row *log_segment_after(const struct log_segment *segment, uint64_t re
 {
 	struct log_row *row, *found = NULL;
 
-	TAILQ_FOREACH_REVERSE(row, &segment->rows, log_rows, by_segment) {
+	TAILQ_FOREACH_REVERSE(row, &segment->rows, log_rows, by_segment)
+	{
 		if (row->revision <= revision)
 			break;
 		found = row;
@@ -486,7 +487,8 @@ struct log_row *log_after(const struct log *log, uint64_t revision)
 {
 	struct log_row *row, *found = NULL;
 
-	TAILQ_FOREACH_REVERSE(row, &log->rows, log_rows, by_log) {
+	TAILQ_FOREACH_REVERSE(row, &log->rows, log_rows, by_log)
+	{
 		if (row->revision <= revision)
 			break;
 		found = row;
@@ -518,8 +520,7 @@ void log_cursor_close(struct log_cursor *cursor)
 	cursor->segment = NULL;
 }
 
-bool log_digest_at(const struct log_segment *segment, uint64_t revision,
-		   struct digest *ret_digest)
+bool log_digest_at(const struct log_segment *segment, uint64_t revision, struct digest *ret_digest)
 {
 	uint32_t n = segment->n_history < LOG_HISTORY ? segment->n_history : LOG_HISTORY;
 

@@ -16,15 +16,15 @@
 #include "common/digest.h"
 #include "common/filter.h"
 
-#define LOG_NAME_MAX	   64 /* node name with NUL */
-#define LOG_PORT_MAX	   16 /* IFNAMSIZ */
+#define LOG_NAME_MAX	   64  /* node name with NUL */
+#define LOG_PORT_MAX	   16  /* IFNAMSIZ */
 #define LOG_HISTORY	   128 /* digests kept of each segment's newest revisions */
 #define LOG_SEGMENTS_MAX   16384
 #define LOG_TOMBSTONES_MAX 65536 /* default */
 #define LOG_ORDER_HEIGHT   16
 
 enum log_kind {
-	LOG_NODE = 1, /* segment 0, key: node */
+	LOG_NODE = 1,	/* segment 0, key: node */
 	LOG_STATIC = 2, /* segment 0, key: node, port, group */
 	LOG_MEMBER = 3, /* key: segment, group, node */
 };
@@ -46,7 +46,7 @@ TAILQ_HEAD(log_rows, log_row);
 struct log_node {
 	char name[LOG_NAME_MAX];
 	uint32_t id;
-	uint32_t n_members; /* live */
+	uint32_t n_members;   /* live */
 	struct log_rows rows; /* tombstones included */
 	UT_hash_handle hh;
 };
@@ -80,7 +80,7 @@ struct log_cursor;
 struct log_segment {
 	uint32_t id;
 	uint64_t revision; /* the last change; 0: none yet */
-	uint64_t floor; /* changes at or before it may be forgotten */
+	uint64_t floor;	   /* changes at or before it may be forgotten */
 	struct digest digest;
 	uint64_t n_live;
 	struct log_rows rows;
@@ -146,5 +146,4 @@ struct log_row *log_cursor_next(struct log_cursor *cursor);
 void log_cursor_close(struct log_cursor *cursor);
 
 /* The segment's digest as it was at the revision. False: not known any more. */
-bool log_digest_at(const struct log_segment *segment, uint64_t revision,
-		   struct digest *ret_digest);
+bool log_digest_at(const struct log_segment *segment, uint64_t revision, struct digest *ret_digest);

@@ -37,7 +37,7 @@ struct registry {
 	uint64_t start_ms;
 	struct registry_node *nodes;
 	struct registry_nodes connected, stale; /* by heard_ms */
-	struct registry_nodes changed; /* by serial */
+	struct registry_nodes changed;		/* by serial */
 	size_t n_stale, n_draining;
 	uint64_t serial;
 	bool frozen, thawed;
@@ -67,7 +67,7 @@ static void expected_clear(struct registry *r)
 {
 	struct expected *e, *tmp;
 
-	HASH_ITER(hh, r->expected, e, tmp) {
+	HASH_ITER (hh, r->expected, e, tmp) {
 		HASH_DEL(r->expected, e);
 		free(e);
 	}
@@ -80,7 +80,7 @@ void registry_free(struct registry *r)
 
 	if (!r)
 		return;
-	HASH_ITER(hh, r->nodes, node, tmp) {
+	HASH_ITER (hh, r->nodes, node, tmp) {
 		HASH_DEL(r->nodes, node);
 		free(node);
 	}
@@ -102,7 +102,7 @@ struct registry_node *registry_find_vtep(const struct registry *r, const struct 
 {
 	struct registry_node *node, *tmp;
 
-	HASH_ITER(hh, r->nodes, node, tmp) {
+	HASH_ITER (hh, r->nodes, node, tmp) {
 		if (addr_equal(&node->vtep, vtep) && strcmp(node->name, not_name) != 0 &&
 		    !node->removing)
 			return node;
@@ -235,7 +235,8 @@ static struct registry_node *first_due(const struct registry *r, uint64_t now_ms
 {
 	struct registry_node *node;
 
-	TAILQ_FOREACH(node, &r->stale, by_heard) {
+	TAILQ_FOREACH(node, &r->stale, by_heard)
+	{
 		if (now_ms < deadline(node->heard_ms, r->options.hold_ms))
 			return NULL;
 		if (!node->removing)
@@ -270,7 +271,7 @@ struct registry_node *registry_expired(const struct registry *r, uint64_t now_ms
 	struct registry_node *node, *tmp;
 
 	if (r->n_draining) {
-		HASH_ITER(hh, r->nodes, node, tmp) {
+		HASH_ITER (hh, r->nodes, node, tmp) {
 			if (node->draining && !node->session && !node->removing)
 				return node;
 		}
@@ -290,7 +291,8 @@ uint64_t registry_next_ms(const struct registry *r)
 		at = r->frozen_until_ms;
 		next = at < next ? at : next;
 	} else {
-		TAILQ_FOREACH(node, &r->stale, by_heard) {
+		TAILQ_FOREACH(node, &r->stale, by_heard)
+		{
 			if (node->removing)
 				continue;
 			at = deadline(node->heard_ms, r->options.hold_ms);
@@ -314,7 +316,8 @@ struct registry_node *registry_changed_after(const struct registry *r, uint64_t 
 {
 	struct registry_node *node, *found = NULL;
 
-	TAILQ_FOREACH_REVERSE(node, &r->changed, registry_nodes, by_serial) {
+	TAILQ_FOREACH_REVERSE(node, &r->changed, registry_nodes, by_serial)
+	{
 		if (node->serial <= serial)
 			break;
 		found = node;

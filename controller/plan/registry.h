@@ -38,7 +38,7 @@ struct registry_node {
 	bool removing; /* its withdrawal is on the way to the store */
 	uint64_t heard_ms;
 	uint64_t serial; /* grows with each visible change of any node */
-	void *session; /* the open stream, if any */
+	void *session;	 /* the open stream, if any */
 	TAILQ_ENTRY(registry_node) by_heard, by_serial;
 	UT_hash_handle hh;
 };
@@ -57,8 +57,8 @@ void registry_free(struct registry *registry);
 
 struct registry_node *registry_find(const struct registry *registry, const char *name);
 /* Another living (CONNECTED) or held node with this VTEP. */
-struct registry_node *registry_find_vtep(const struct registry *registry,
-					 const struct addr *vtep, const char *not_name);
+struct registry_node *registry_find_vtep(const struct registry *registry, const struct addr *vtep,
+					 const char *not_name);
 size_t registry_count(const struct registry *registry);
 size_t registry_stale_count(const struct registry *registry);
 

@@ -45,7 +45,7 @@ void report_free(struct report *report)
 
 	if (!report)
 		return;
-	HASH_ITER(hh, report->rows, row, tmp) {
+	HASH_ITER (hh, report->rows, row, tmp) {
 		HASH_DEL(report->rows, row);
 		filter_deinit(&row->filter);
 		free(row);
@@ -133,20 +133,19 @@ static int grow(void **array, size_t *n_allocated, size_t n, size_t size)
 int report_refuse(struct report *report, uint32_t segment, const struct addr *group,
 		  const char *reason)
 {
-	int r = grow((void **)&report->refusals, &report->n_refusals_allocated,
-		     report->n_refusals, sizeof(*report->refusals));
+	int r = grow((void **)&report->refusals, &report->n_refusals_allocated, report->n_refusals,
+		     sizeof(*report->refusals));
 
 	if (r < 0)
 		return r;
-	report->refusals[report->n_refusals++] =
-		(struct report_refusal){ segment, *group, reason };
+	report->refusals[report->n_refusals++] = (struct report_refusal){ segment, *group, reason };
 	return 0;
 }
 
 static int change_add(struct report *report, const struct log_change *change)
 {
-	int r = grow((void **)&report->changes, &report->n_changes_allocated,
-		     report->n_changes, sizeof(*report->changes));
+	int r = grow((void **)&report->changes, &report->n_changes_allocated, report->n_changes,
+		     sizeof(*report->changes));
 
 	if (r < 0)
 		return r;
@@ -164,7 +163,8 @@ static int withdraw(struct report *report, const struct log *log, const char *na
 
 	if (!node)
 		return 0;
-	TAILQ_FOREACH(have, &node->rows, by_node) {
+	TAILQ_FOREACH(have, &node->rows, by_node)
+	{
 		if (have->deleted || have->key.kind != LOG_MEMBER)
 			continue;
 		memset(&key, 0, sizeof(key));
@@ -190,9 +190,9 @@ static int withdraw_named(struct report *report, const struct log *log, const ch
 	struct row *row, *tmp;
 	int r;
 
-	HASH_ITER(hh, report->rows, row, tmp) {
-		if (!row->deleted || !log_find_live(log, LOG_MEMBER, row->key.segment, name,
-						    &row->key.group, NULL))
+	HASH_ITER (hh, report->rows, row, tmp) {
+		if (!row->deleted ||
+		    !log_find_live(log, LOG_MEMBER, row->key.segment, name, &row->key.group, NULL))
 			continue;
 		r = change_add(report, &(struct log_change){ .kind = LOG_MEMBER,
 							     .segment = row->key.segment,
@@ -220,7 +220,7 @@ int report_diff(struct report *report, const struct log *log, const char *name, 
 		return r;
 	n_members = (node ? node->n_members : 0) - report->n_changes;
 
-	HASH_ITER(hh, report->rows, row, tmp) {
+	HASH_ITER (hh, report->rows, row, tmp) {
 		if (row->deleted)
 			continue;
 		have = log_find_live(log, LOG_MEMBER, row->key.segment, name, &row->key.group,

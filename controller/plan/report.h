@@ -10,7 +10,7 @@
 
 #define REPORT_SOURCES_MAX 1024
 #define REPORT_GROUPS_MAX  65536
-#define REPORT_ROWS_MAX	   131072 /* rows gathered, over all parts */
+#define REPORT_ROWS_MAX	   131072   /* rows gathered, over all parts */
 #define REPORT_SEGMENT_MAX 16777215 /* a VNI */
 
 struct report_limits {

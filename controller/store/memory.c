@@ -46,7 +46,7 @@ static void memory_close(struct store *store)
 	struct memory *m = (struct memory *)store;
 	struct holder *h, *tmp;
 
-	HASH_ITER(hh, m->holders, h, tmp) {
+	HASH_ITER (hh, m->holders, h, tmp) {
 		HASH_DEL(m->holders, h);
 		free(h);
 	}
@@ -94,8 +94,8 @@ static void memory_session(struct store *store, const struct store_session *q,
 	done(userdata, 0, h->session, h->sequence);
 }
 
-static void memory_commit(struct store *store, const struct store_txn *txn,
-			  store_commit_done *done, void *userdata)
+static void memory_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
+			  void *userdata)
 {
 	struct memory *m = (struct memory *)store;
 	const struct log_change *changes = txn->changes;

@@ -20,8 +20,7 @@ int store_open(const char *spec, const struct store_events *events, void *userda
 		if (spec[len] == '\0')
 			return backends[i]->open("", events, userdata, ret_store, why);
 		if (spec[len] == ':')
-			return backends[i]->open(spec + len + 1, events, userdata, ret_store,
-						 why);
+			return backends[i]->open(spec + len + 1, events, userdata, ret_store, why);
 	}
 	snprintf(why, STORE_WHY_MAX, "store \"%.64s\" is not known: use \"memory\"", spec);
 	return -EINVAL;

@@ -22,9 +22,9 @@
 
 #include "controller/plan/log.h"
 
-#define STORE_WHY_MAX	  256
-#define STORE_BATCH_ROWS  1024 /* rows of one revision */
-#define STORE_BATCH_BYTES (256 * 1024) /* about so much on the wire */
+#define STORE_WHY_MAX	   256
+#define STORE_BATCH_ROWS   1024		/* rows of one revision */
+#define STORE_BATCH_BYTES  (256 * 1024) /* about so much on the wire */
 #define STORE_INSTANCE_LEN 16
 
 struct store;
@@ -53,7 +53,7 @@ typedef void store_session_done(void *userdata, int result, uint64_t session,
 
 struct store_txn {
 	const char *node;
-	uint64_t session; /* must be the node's newest; 0: not fenced (operator) */
+	uint64_t session;  /* must be the node's newest; 0: not fenced (operator) */
 	uint64_t sequence; /* 0: not a report */
 	const struct log_change *changes;
 	size_t n_changes;

@@ -25,8 +25,11 @@ static struct addr group(uint32_t n)
 
 static struct log_change member(const char *node, uint32_t n, bool deleted)
 {
-	return (struct log_change){ .kind = LOG_MEMBER, .segment = 1, .node = node,
-				    .group = group(n), .deleted = deleted,
+	return (struct log_change){ .kind = LOG_MEMBER,
+				    .segment = 1,
+				    .node = node,
+				    .group = group(n),
+				    .deleted = deleted,
 				    .filter = { .mode = FILTER_EXCLUDE } };
 }
 
@@ -43,7 +46,7 @@ Test(log, resume_names_each_changed_row_once)
 	cr_assert_eq(log_new(epoch, 10, 100, &log), 0);
 	apply(log, member("n1", 1, false)); /* 11 */
 	apply(log, member("n1", 2, false)); /* 12 */
-	apply(log, member("n1", 1, true)); /* 13 */
+	apply(log, member("n1", 1, true));  /* 13 */
 	row = log_segment_after(log_segment_find(log, 1), 11);
 	cr_assert_eq(row->revision, 12);
 	row = TAILQ_NEXT(row, by_segment);
@@ -62,8 +65,8 @@ Test(log, floor_rises_with_forgotten_tombstones)
 	cr_assert_eq(log_new(epoch, 0, 2, &log), 0);
 	for (uint32_t i = 0; i < 3; i++)
 		apply(log, member("n1", i, false)); /* 1..3 */
-	apply(log, member("n1", 0, true)); /* 4 */
-	apply(log, member("n1", 1, true)); /* 5 */
+	apply(log, member("n1", 0, true));	    /* 4 */
+	apply(log, member("n1", 1, true));	    /* 5 */
 	s = log_segment_find(log, 1);
 	cr_assert_eq(s->floor, 0);
 	apply(log, member("n1", 2, true)); /* 6: 4 is forgotten */
@@ -83,7 +86,8 @@ Test(log, digest_equals_recompute_and_history)
 	cr_assert_eq(log_new(epoch, 0, 5, &log), 0);
 	srand(1);
 	for (int i = 0; i < 3000; i++) {
-		apply(log, member(rand() % 2 ? "n1" : "n2", (uint32_t)(rand() % 50), rand() % 3 == 0));
+		apply(log,
+		      member(rand() % 2 ? "n1" : "n2", (uint32_t)(rand() % 50), rand() % 3 == 0));
 		if (i == 2990)
 			sum = log_segment_find(log, 1)->digest;
 	}
@@ -92,7 +96,8 @@ Test(log, digest_equals_recompute_and_history)
 	cr_assert(at.sum == sum.sum && at.rows == sum.rows);
 	cr_assert_not(log_digest_at(s, 1, &at));
 	memset(&sum, 0, sizeof(sum));
-	TAILQ_FOREACH(row, &s->rows, by_segment) {
+	TAILQ_FOREACH(row, &s->rows, by_segment)
+	{
 		if (!row->deleted)
 			digest_add_member(&sum, epoch, 1, row->node->name, &row->key.group,
 					  &row->filter);
@@ -321,8 +326,11 @@ static void on_event(void *userdata, uint64_t revision, const struct log_change 
 static int open_session(struct store *store, uint8_t instance, uint64_t start, uint64_t attempt,
 			bool alive)
 {
-	struct store_session q = { .node = "n1", .instance = { instance }, .start_count = start,
-				   .attempt = attempt, .holder_alive = alive };
+	struct store_session q = { .node = "n1",
+				   .instance = { instance },
+				   .start_count = start,
+				   .attempt = attempt,
+				   .holder_alive = alive };
 
 	store_session(store, &q, on_session, NULL);
 	return session_result;

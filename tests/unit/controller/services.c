@@ -23,7 +23,7 @@ struct agent {
 	uint64_t session, accepted;
 	unsigned int deltas, snapshots, completes, resyncs;
 	uint64_t previous, revision; /* segment 1 */
-	size_t changes; /* of the last delta of segment 1 */
+	size_t changes;		     /* of the last delta of segment 1 */
 	bool closed;
 	int status;
 	char text[128];
@@ -36,12 +36,12 @@ static void turn(void)
 	rpc_poll(rpc, next < now + 50 ? next : now + 50);
 }
 
-#define UNTIL(condition)                                                                           \
-	do {                                                                                       \
-		uint64_t _end = controller_now_ms() + PATIENCE_MS;                                 \
-		while (!(condition) && controller_now_ms() < _end)                                 \
-			turn();                                                                    \
-		cr_assert(condition);                                                              \
+#define UNTIL(condition)                                           \
+	do {                                                       \
+		uint64_t _end = controller_now_ms() + PATIENCE_MS; \
+		while (!(condition) && controller_now_ms() < _end) \
+			turn();                                    \
+		cr_assert(condition);                              \
 	} while (0)
 
 static void agent_delta(struct agent *a, const Mcmesh__V1__Delta *d)
@@ -125,7 +125,8 @@ static void agent_open(struct agent *a, const struct hello *q)
 	memset(a, 0, sizeof(*a));
 	cr_assert_eq(rpc_channel_call(channel, "/mcmesh.v1.NodeService/Sync",
 				      &mcmesh__v1__controller_message__descriptor, &ops, 0, a,
-				      &a->call), 0);
+				      &a->call),
+		     0);
 	h.protocol_min = h.protocol_max = 1;
 	h.node = (char *)q->node;
 	h.vtep = (ProtobufCBinaryData){ 4, vtep };
@@ -249,8 +250,12 @@ Test(services, resume_gets_only_what_was_missed)
 	rpc_call_cancel(b.call);
 	UNTIL(b.closed);
 	agent_report(&a, 3, false, 8);
-	agent_open(&again, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2, .attempt = 1,
-					    .epoch = b.epoch, .revision = b.revision });
+	agent_open(&again, &(struct hello){ .node = "n2",
+					    .vtep = 2,
+					    .instance = 2,
+					    .attempt = 1,
+					    .epoch = b.epoch,
+					    .revision = b.revision });
 	UNTIL(again.deltas == 1);
 	cr_assert_eq(again.snapshots, 0);
 	cr_assert_eq(again.previous, b.revision);
@@ -262,8 +267,12 @@ Test(services, unknown_epoch_is_not_complete_until_known_nodes_reported)
 	static const uint8_t other[EPOCH_LEN] = { 9 };
 	static struct agent a, b;
 
-	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1, .epoch = other,
-					.revision = 77, .known = "n2" });
+	agent_open(&a, &(struct hello){ .node = "n1",
+					.vtep = 1,
+					.instance = 1,
+					.epoch = other,
+					.revision = 77,
+					.known = "n2" });
 	agent_report(&a, 1, true, 0);
 	UNTIL(a.snapshots == 1);
 	cr_assert_eq(a.completes, 0);
