@@ -439,6 +439,7 @@ static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 	c->log_level = raw->log_level ? (enum log_level) * raw->log_level : LOG_LEVEL_INFO;
 	c->datapath.attach =
 		raw->attach ? (enum datapath_attach) * raw->attach : DATAPATH_ATTACH_AUTO;
+	c->datapath.max_ports = DATAPATH_MAX_PORTS;
 	if (!l)
 		return 0;
 #define X(name, member)                                                                   \

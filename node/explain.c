@@ -94,7 +94,7 @@ static bool membership_stage(struct question *q)
 	struct filter filter = FILTER_NULL;
 	bool wanted;
 
-	if (!gmp_membership_view(q->a->gmp, q->port->ifindex, q->group, membership_reason, q)) {
+	if (gmp_membership_view(q->a->gmp, q->port->ifindex, q->group, membership_reason, q) <= 0) {
 		say(q->e,
 		    "No host behind %s has asked for %s, or its membership has run out: have the "
 		    "application join on the interface behind this port.",

@@ -31,6 +31,8 @@ enum datapath_attach {
 	DATAPATH_ATTACH_CLSACT,
 };
 
+#define DATAPATH_MAX_PORTS 4096 /* the default */
+
 /* 0 takes the default. */
 struct datapath_options {
 	const char *root; /* bpffs directory: "/sys/fs/bpf/mcmesh"; made if missing */

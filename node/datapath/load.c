@@ -27,7 +27,7 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
 /* Numbers start at 1: one element more than there are. */
 static void set_sizes(struct mcmesh_bpf *skel, const struct datapath_options *o)
 {
-	uint32_t ports = or_default(o->max_ports, 4096);
+	uint32_t ports = or_default(o->max_ports, DATAPATH_MAX_PORTS);
 	uint32_t remotes = or_default(o->max_remotes, 4096);
 
 	bpf_map__set_max_entries(skel->maps.routes, or_default(o->max_routes, 65536));

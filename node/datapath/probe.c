@@ -14,7 +14,8 @@
 #include "common/cleanup.h"
 
 #define TCX_INGRESS 46 /* BPF_TCX_INGRESS, which older headers lack */
-#define LOOPBACK    1  /* its ifindex in every network namespace */
+#define BPFFS_USUAL "/sys/fs/bpf"
+#define LOOPBACK    1 /* its ifindex in every network namespace */
 
 int datapath_probe_privileges(char why[DATAPATH_WHY_MAX])
 {
@@ -84,11 +85,23 @@ static bool is_empty_dir(const char *path)
 	return n < 3;
 }
 
-/* The parent of root, where a bpffs belongs; root itself when the parent holds
- * something that a mount would hide. */
+/* The nearest folder on the way to path that exists. */
+static void existing_ancestor(const char *path, char ret_ancestor[DATAPATH_PATH_MAX])
+{
+	struct stat st;
+	char *slash;
+
+	snprintf(ret_ancestor, DATAPATH_PATH_MAX, "%s", path);
+	while (stat(ret_ancestor, &st) < 0 && (slash = strrchr(ret_ancestor, '/')) &&
+	       slash != ret_ancestor)
+		*slash = 0;
+}
+
+/* Where the system has its bpffs, if root is below it; else the parent of root;
+ * root itself when that holds something that a mount would hide. */
 int datapath_mount(const char *root, char why[DATAPATH_WHY_MAX])
 {
-	char parent[DATAPATH_PATH_MAX];
+	char parent[DATAPATH_PATH_MAX], ancestor[DATAPATH_PATH_MAX];
 	const char *target = parent;
 	char *slash;
 	int rc;
@@ -101,9 +114,11 @@ int datapath_mount(const char *root, char why[DATAPATH_WHY_MAX])
 				     "below a bpffs",
 				     root);
 	*slash = 0;
-	if (is_bpffs(root))
-		return 0;
-	if (!is_bpffs(parent)) {
+	existing_ancestor(root, ancestor);
+	if (!is_bpffs(ancestor)) {
+		if (strncmp(root, BPFFS_USUAL "/", strlen(BPFFS_USUAL "/")) == 0 &&
+		    is_empty_dir(BPFFS_USUAL))
+			snprintf(parent, sizeof(parent), "%s", BPFFS_USUAL);
 		rc = make_dirs(parent);
 		if (rc < 0 && rc != -EPERM)
 			return datapath_fail(why, rc, "cannot make %s: %s", parent, strerror(-rc));
