@@ -35,6 +35,10 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
 		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_MAX),
+		/* A probe and a window update a message cost more than the small
+		 * messages themselves. */
+		ARG_INT(GRPC_ARG_HTTP2_BDP_PROBE, 0),
+		ARG_INT(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, RPC_WINDOW_BYTES),
 		{ .type = GRPC_ARG_STRING,
 		  .key = (char *)GRPC_ARG_PRIMARY_USER_AGENT_STRING,
 		  .value.string = (char *)"mcmesh/" MCMESH_VERSION },

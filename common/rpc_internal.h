@@ -29,6 +29,7 @@
 #define RPC_SERVER_KEEPALIVE_WAIT_MS   5000
 #define RPC_PING_INTERVAL_MIN_MS       300
 #define RPC_CONNECT_TIMEOUT_MS	       2000
+#define RPC_WINDOW_BYTES	       (1024 * 1024)
 #define RPC_BACKOFF_MIN_MS	       100
 #define RPC_BACKOFF_MAX_MS	       1000
 
