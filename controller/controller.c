@@ -115,7 +115,7 @@ void controller_expire(struct controller *c, struct registry_node *node)
 		return; /* due again at the next turn */
 	}
 	removal->c = c;
-	strcpy(removal->node, node->name);
+	memcpy(removal->node, node->name, sizeof(removal->node));
 	if (log_node) {
 		TAILQ_FOREACH(row, &log_node->rows, by_node)
 		{
@@ -149,7 +149,8 @@ static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
 	struct controller *c = &box->c;
 	struct registry_node *node;
 
-	registry_tick(c->registry, now_ms);
+	if (registry_tick(c->registry, now_ms))
+		feed_completed(c->feed);
 	if (registry_freezes(c->registry) != box->freezes) {
 		box->freezes = registry_freezes(c->registry);
 		log_error("many nodes are silent at once, removals wait for one more hold time "
@@ -176,6 +177,7 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	if (!box->c.mesh)
 		return next;
 	next = earlier(next, sessions_turn(c->sessions, now_ms));
+	next = earlier(next, queries_turn(c->queries, now_ms));
 	next = earlier(next, mesh_turn(c->mesh, now_ms));
 	next = earlier(next, watches_turn(c->watches, now_ms));
 	return earlier(next, feed_turn(c->feed, now_ms));
@@ -198,6 +200,8 @@ static int parts_new(struct controller *c)
 
 	if (r == 0)
 		r = feed_new(c, &c->feed);
+	if (r == 0)
+		r = queries_new(&c->queries);
 	if (r == 0)
 		r = sessions_new(c, &c->sessions);
 	if (r == 0)
@@ -249,7 +253,6 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 		return -ENOMEM;
 	c->config = config;
 	c->rpc = rpc;
-	c->query_ms = CONTROLLER_NEVER;
 	r = store_open(config->store, &events, c, &c->store, store_why);
 	if (r < 0) {
 		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
@@ -281,6 +284,7 @@ void controller_free(struct controller *c)
 	mesh_free(c->mesh);
 	watches_free(c->watches);
 	sessions_free(c->sessions);
+	queries_free(c->queries);
 	feed_free(c->feed);
 	store_close(c->store);
 	registry_free(c->registry);

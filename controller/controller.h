@@ -23,6 +23,7 @@ struct sessions;
 struct feed;
 struct watches;
 struct mesh;
+struct queries;
 
 struct controller_counters {
 	uint64_t sessions, takeovers, conflicts, refused_hellos;
@@ -43,8 +44,8 @@ struct controller {
 	struct feed *feed;
 	struct watches *watches;
 	struct mesh *mesh;
+	struct queries *queries;
 	struct controller_counters counters;
-	uint64_t query_ms; /* no question to an agent times out before */
 	bool draining, stopped, failed;
 };
 

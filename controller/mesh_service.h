@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* MeshService (mesh_service.c, page.c) and its Watch (watch.c). */
+/* MeshService (mesh_*.c, page.c) and its Watch (watch.c). */
 #include "controller/controller.h"
 #include "controller/wire.h"
 
 #define MESH_PAGE_MAX	  10000		    /* rows of one answer */
 #define MESH_PAGE_BYTES	  (3 * 1024 * 1024) /* below gRPC's receive limit */
 #define MESH_ROUTES_MAX	  (3 * 1024 * 1024) /* bytes of a node's routes in one answer */
+#define MESH_CALLS_MAX	  4096		    /* open */
 #define MESH_WAITERS_MAX  256
 #define WATCH_BACKLOG_MAX (1024 * 1024)
 #define WATCH_STALL_MS	  10000
@@ -19,8 +20,9 @@ extern const size_t mesh_service_n_methods;
 
 int mesh_new(struct controller *c, struct mesh **ret_mesh);
 void mesh_free(struct mesh *mesh);
-/* An acknowledgement came or a session ended: look at who waits, next turn. */
-void mesh_converge(struct mesh *mesh);
+/* There is news of a session (an acknowledgement, its end) or of a question: who
+ * waits for it is looked at in this turn. */
+void mesh_converge(struct mesh *mesh, const void *who);
 uint64_t mesh_turn(struct mesh *mesh, uint64_t now_ms);
 void mesh_drain(struct mesh *mesh, const char *reason);
 
@@ -40,8 +42,9 @@ struct page {
 	char node[LOG_NAME_MAX], port[LOG_PORT_MAX];
 };
 
-/* 0 or -EINVAL for a token that is not ours or not of this epoch. */
-int page_parse(const struct log *log, uint32_t size, const char *token, struct page *ret_page);
+/* 0 or -EINVAL for a token that is not ours, of another list or epoch. */
+int page_parse(const struct log *log, enum log_kind kind, uint32_t size, const char *token,
+	       struct page *ret_page);
 char *page_token(const struct log *log, struct arena *arena, const struct page *page,
 		 const struct log_row *next);
 struct log_row *page_seek(const struct log *log, const struct page *page, uint32_t kind,

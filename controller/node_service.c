@@ -15,6 +15,8 @@
  * A session object outlives its stream while the store still has a call with
  * its name (in_flight).
  */
+#include "controller/node_service.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -22,7 +24,6 @@
 
 #include "common/cleanup.h"
 #include "controller/mesh_service.h"
-#include "controller/node_service.h"
 #include "controller/wire.h"
 
 struct sessions {
@@ -114,7 +115,7 @@ void session_end(struct session *s, int status, const char *text)
 	query_end_all(s, RPC_UNAVAILABLE, "the node's agent went away");
 	if (s->call)
 		rpc_call_finish(s->call, status, "%s", text);
-	mesh_converge(c->mesh);
+	mesh_converge(c->mesh, s);
 }
 
 /* ---- Hello --------------------------------------------------------------------- */
@@ -562,7 +563,7 @@ static void on_ack(struct session *s, const Mcmesh__V1__Ack *ack)
 {
 	for (size_t i = 0; i < ack->n_segments && i <= NODE_SEGMENTS_MAX; i++)
 		feed_ack(s->c->feed, s, ack->segments[i]);
-	mesh_converge(s->c->mesh);
+	mesh_converge(s->c->mesh, s);
 }
 
 static void on_active(struct session *s, const Mcmesh__V1__AgentMessage *m)
@@ -657,7 +658,7 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 {
 	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
-	uint64_t next = CONTROLLER_NEVER, at;
+	uint64_t next = CONTROLLER_NEVER;
 	struct session *s;
 
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_HEARTBEAT;
@@ -672,15 +673,7 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 	}
 	if (s)
 		next = s->sent_ms + ss->c->config->heartbeat_ms;
-	if (now_ms >= ss->c->query_ms) {
-		ss->c->query_ms = CONTROLLER_NEVER;
-		TAILQ_FOREACH(s, &ss->all, all)
-		{
-			at = query_turn(s, now_ms);
-			ss->c->query_ms = at < ss->c->query_ms ? at : ss->c->query_ms;
-		}
-	}
-	return ss->c->query_ms < next ? ss->c->query_ms : next;
+	return next;
 }
 
 void sessions_drain(struct sessions *ss, const char *reason)

@@ -113,16 +113,22 @@ struct session *sessions_first(struct sessions *sessions);
 bool session_has_applied(const struct session *s, uint64_t revision);
 uint64_t session_applied(const struct session *s);
 
-/* done comes for each part, the last with part->more unset, or once with an error. */
-int session_query(struct session *s, Mcmesh__V1__Query *query, query_done *done, void *userdata);
-void session_query_forget(struct session *s, void *userdata);
-
 /* ---- query.c --------------------------------------------------------------- */
 
+int queries_new(struct queries **ret_queries);
+void queries_free(struct queries *queries);
+/*
+ * done comes for each part, the last with part->more unset, or once with an
+ * error; with its last coming the query is gone. -EBUSY: too many are open.
+ */
+int session_query(struct session *s, Mcmesh__V1__Query *message, query_done *done, void *userdata,
+		  struct query **ret_query);
+/* done does not come any more. NULL: nothing. */
+void query_cancel(struct query *query);
 void query_answered(struct session *s, const Mcmesh__V1__Answer *answer);
 void query_end_all(struct session *s, int status, const char *text);
-/* The next deadline of the session's queries. */
-uint64_t query_turn(struct session *s, uint64_t now_ms);
+/* Ends those that time out; the deadline of the next. */
+uint64_t queries_turn(struct queries *queries, uint64_t now_ms);
 
 /* ---- feed.c ---------------------------------------------------------------- */
 

@@ -17,7 +17,8 @@
 
 static const struct addr no_group;
 
-int page_parse(const struct log *log, uint32_t size, const char *token, struct page *ret_page)
+int page_parse(const struct log *log, enum log_kind kind, uint32_t size, const char *token,
+	       struct page *ret_page)
 {
 	char epoch[EPOCH_HEX], mine[EPOCH_HEX], group[GROUP_HEX];
 	struct page page = { .revision = log_revision(log) };
@@ -35,7 +36,7 @@ int page_parse(const struct log *log, uint32_t size, const char *token, struct p
 	    !end)
 		return -EINVAL;
 	sodium_bin2hex(mine, sizeof(mine), log_epoch(log), EPOCH_LEN);
-	if (strcmp(epoch, mine) != 0 || page.revision > log_revision(log) ||
+	if (page.kind != kind || strcmp(epoch, mine) != 0 || page.revision > log_revision(log) ||
 	    sodium_hex2bin(page.group.b, sizeof(page.group.b), group, strlen(group), NULL, &len,
 			   NULL) < 0 ||
 	    len != sizeof(page.group.b))
@@ -46,7 +47,7 @@ int page_parse(const struct log *log, uint32_t size, const char *token, struct p
 	    strlen(slash + 1) >= sizeof(page.port))
 		return -EINVAL;
 	memcpy(page.node, token, (size_t)(slash - token));
-	strcpy(page.port, slash + 1);
+	memcpy(page.port, slash + 1, strlen(slash + 1));
 	page.has_position = true;
 	*ret_page = page;
 	return 0;
@@ -67,7 +68,7 @@ char *page_token(const struct log *log, struct arena *arena, const struct page *
 struct log_row *page_seek(const struct log *log, const struct page *page, uint32_t kind,
 			  uint32_t segment, const struct addr *group)
 {
-	if (page->has_position && page->kind == kind)
+	if (page->has_position)
 		return log_seek(log, kind, page->segment, &page->group, page->node, page->port);
 	return log_seek(log, kind, segment, group ? group : &no_group, "", "");
 }

@@ -7,14 +7,37 @@
 
 struct query {
 	uint64_t id, deadline_ms;
+	struct session *session;
 	query_done *done;
 	void *userdata;
-	TAILQ_ENTRY(query) link;
+	TAILQ_ENTRY(query) link, by_deadline;
 };
 
-int session_query(struct session *s, Mcmesh__V1__Query *message, query_done *done, void *userdata)
+struct queries {
+	TAILQ_HEAD(, query) by_deadline; /* one timeout for all: in the order they were asked */
+	uint64_t last_id;
+};
+
+int queries_new(struct queries **ret_queries)
 {
-	static uint64_t last_id;
+	struct queries *qs = calloc(1, sizeof(*qs));
+
+	if (!qs)
+		return -ENOMEM;
+	TAILQ_INIT(&qs->by_deadline);
+	*ret_queries = qs;
+	return 0;
+}
+
+void queries_free(struct queries *qs)
+{
+	free(qs);
+}
+
+int session_query(struct session *s, Mcmesh__V1__Query *message, query_done *done, void *userdata,
+		  struct query **ret_query)
+{
+	struct queries *qs = s->c->queries;
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	struct query *q;
 
@@ -23,30 +46,38 @@ int session_query(struct session *s, Mcmesh__V1__Query *message, query_done *don
 	q = calloc(1, sizeof(*q));
 	if (!q)
 		return -ENOMEM;
-	q->id = message->id = ++last_id;
+	q->id = message->id = ++qs->last_id;
 	q->deadline_ms = controller_now_ms() + NODE_QUERY_TIMEOUT_MS;
-	if (q->deadline_ms < s->c->query_ms)
-		s->c->query_ms = q->deadline_ms;
+	q->session = s;
 	q->done = done;
 	q->userdata = userdata;
 	TAILQ_INSERT_TAIL(&s->queries, q, link);
+	TAILQ_INSERT_TAIL(&qs->by_deadline, q, by_deadline);
 	s->n_queries++;
 	s->c->counters.queries++;
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_QUERY;
 	m.query = message;
 	session_send(s, &m);
+	*ret_query = q;
 	return 0;
 }
 
-static void query_end(struct session *s, struct query *q, int status, const char *text,
-		      const Mcmesh__V1__Answer *part)
+void query_cancel(struct query *q)
+{
+	if (!q)
+		return;
+	TAILQ_REMOVE(&q->session->queries, q, link);
+	TAILQ_REMOVE(&q->session->c->queries->by_deadline, q, by_deadline);
+	q->session->n_queries--;
+	free(q);
+}
+
+static void query_end(struct query *q, int status, const char *text, const Mcmesh__V1__Answer *part)
 {
 	query_done *done = q->done;
 	void *userdata = q->userdata;
 
-	TAILQ_REMOVE(&s->queries, q, link);
-	s->n_queries--;
-	free(q);
+	query_cancel(q);
 	done(userdata, status, text, part);
 }
 
@@ -62,11 +93,12 @@ void query_answered(struct session *s, const Mcmesh__V1__Answer *answer)
 	if (!q)
 		return; /* too late */
 	if (answer->code != RPC_OK)
-		query_end(s, q, (int)answer->code, answer->error, NULL);
+		query_end(q, answer->code <= RPC_UNAUTHENTICATED ? (int)answer->code : RPC_UNKNOWN,
+			  answer->error, NULL);
 	else if (answer->more)
 		q->done(q->userdata, RPC_OK, "", answer);
 	else
-		query_end(s, q, RPC_OK, "", answer);
+		query_end(q, RPC_OK, "", answer);
 }
 
 void query_end_all(struct session *s, int status, const char *text)
@@ -74,31 +106,16 @@ void query_end_all(struct session *s, int status, const char *text)
 	struct query *q;
 
 	while ((q = TAILQ_FIRST(&s->queries)))
-		query_end(s, q, status, text, NULL);
+		query_end(q, status, text, NULL);
 }
 
-void session_query_forget(struct session *s, void *userdata)
-{
-	struct query *q, *next;
-
-	for (q = TAILQ_FIRST(&s->queries); q; q = next) {
-		next = TAILQ_NEXT(q, link);
-		if (q->userdata != userdata)
-			continue;
-		TAILQ_REMOVE(&s->queries, q, link);
-		s->n_queries--;
-		free(q);
-	}
-}
-
-uint64_t query_turn(struct session *s, uint64_t now_ms)
+uint64_t queries_turn(struct queries *qs, uint64_t now_ms)
 {
 	struct query *q;
 
-	/* One timeout for all, so the first is the next. */
-	while ((q = TAILQ_FIRST(&s->queries)) && now_ms >= q->deadline_ms) {
-		s->c->counters.queries_timed_out++;
-		query_end(s, q, RPC_DEADLINE_EXCEEDED, "the node's agent did not answer in time",
+	while ((q = TAILQ_FIRST(&qs->by_deadline)) && now_ms >= q->deadline_ms) {
+		q->session->c->counters.queries_timed_out++;
+		query_end(q, RPC_DEADLINE_EXCEEDED, "the node's agent did not answer in time",
 			  NULL);
 	}
 	return q ? q->deadline_ms : CONTROLLER_NEVER;

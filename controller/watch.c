@@ -6,7 +6,8 @@
  * (the current state), then the revision up to which it was sent the log, and
  * the serial up to which it was sent changes of nodes' states. What changes
  * during the walk follows it, newer over older. A watcher that takes nothing
- * for WATCH_STALL_MS, or that the log no longer reaches, is shed.
+ * for WATCH_STALL_MS, or that the log no longer reaches, is shed. An idle
+ * watcher costs a turn nothing.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +24,8 @@ enum watch_phase {
 	WATCH_CHANGES,
 	WATCH_ENDED,
 };
+
+TAILQ_HEAD(watchers, watcher);
 
 struct watcher {
 	struct controller *c;
@@ -41,12 +44,16 @@ struct watcher {
 	char at_node[LOG_NAME_MAX];
 	uint64_t stalled_ms; /* 0: it reads */
 	uint64_t sent_ms;
+	struct watchers *list; /* where it is; NULL: nowhere, it ends */
 	TAILQ_ENTRY(watcher) link;
 };
 
 struct watches {
 	struct controller *c;
-	TAILQ_HEAD(, watcher) all;
+	/* opened: no request yet; ready: to be served; idle: have all that there is,
+	 * about by sent_ms; stalled: by stalled_ms. */
+	struct watchers opened, ready, idle, stalled;
+	uint64_t revision, serial; /* of the log and the registry when they were served */
 	size_t n;
 	struct arena arena;
 };
@@ -58,7 +65,10 @@ int watches_new(struct controller *c, struct watches **ret_watches)
 	if (!ws)
 		return -ENOMEM;
 	ws->c = c;
-	TAILQ_INIT(&ws->all);
+	TAILQ_INIT(&ws->opened);
+	TAILQ_INIT(&ws->ready);
+	TAILQ_INIT(&ws->idle);
+	TAILQ_INIT(&ws->stalled);
 	*ret_watches = ws;
 	return 0;
 }
@@ -68,11 +78,22 @@ void watches_free(struct watches *ws)
 	free(ws);
 }
 
+/* The one place where a watcher changes its list. */
+static void watch_move(struct watcher *w, struct watchers *list)
+{
+	if (w->list)
+		TAILQ_REMOVE(w->list, w, link);
+	w->list = list;
+	if (list)
+		TAILQ_INSERT_TAIL(list, w, link);
+}
+
 static void watch_end(struct watcher *w, int status, const char *text)
 {
 	if (w->phase == WATCH_ENDED)
 		return;
 	w->phase = WATCH_ENDED;
+	watch_move(w, NULL);
 	rpc_call_finish(w->call, status, "%s", text);
 }
 
@@ -86,7 +107,7 @@ void watch_open(struct rpc_call *call)
 	w->c = c;
 	w->call = call;
 	rpc_call_set_userdata(call, w);
-	TAILQ_INSERT_TAIL(&c->watches->all, w, link);
+	watch_move(w, &c->watches->opened);
 	if (++c->watches->n > c->config->limits.watchers)
 		watch_end(w, RPC_RESOURCE_EXHAUSTED, "too many watchers: see limits.watchers");
 }
@@ -95,7 +116,7 @@ void watch_close(struct rpc_call *call, int status, const char *text)
 {
 	struct watcher *w = rpc_call_userdata(call);
 
-	TAILQ_REMOVE(&w->c->watches->all, w, link);
+	watch_move(w, NULL);
 	w->c->watches->n--;
 	free(w);
 }
@@ -105,6 +126,8 @@ void watch_drained(struct rpc_call *call)
 	struct watcher *w = rpc_call_userdata(call);
 
 	w->stalled_ms = 0;
+	if (w->list == &w->c->watches->stalled)
+		watch_move(w, &w->c->watches->ready);
 }
 
 /* "EPOCHHEX:REVISION". */
@@ -149,6 +172,7 @@ void watch_message(struct rpc_call *call, const ProtobufCMessage *message)
 	w->at_kind = LOG_NODE;
 	w->phase = WATCH_STATE;
 	w->sent_ms = controller_now_ms();
+	watch_move(w, &w->c->watches->ready);
 	if (!q->resume_token[0])
 		return;
 	r = resume_parse(w->c->log, q->resume_token, &w->sent);
@@ -245,12 +269,20 @@ static bool state_serve(struct watcher *w)
 	int n = 0;
 
 	for (row = log_seek(w->c->log, w->at_kind, w->at_segment, &w->at_group, w->at_node, "");
-	     row; row = row->next[0]) {
+	     row && row->key.kind <= LOG_MEMBER; row = row->next[0]) {
+		if (row->key.kind != LOG_NODE && row->key.kind != LOG_MEMBER) {
+			/* Nothing that is watched until there. */
+			row = log_seek(w->c->log, LOG_MEMBER, w->segment, &ADDR_NULL, "", "");
+			if (!row)
+				break;
+		}
+		if (w->segment && row->key.kind == LOG_MEMBER && row->key.segment > w->segment)
+			break;
 		if (n++ >= WATCH_PER_TURN) {
 			w->at_kind = row->key.kind;
 			w->at_segment = row->key.segment;
 			w->at_group = row->key.group;
-			strcpy(w->at_node, row->node->name);
+			memcpy(w->at_node, row->node->name, sizeof(w->at_node));
 			return false;
 		}
 		if (!row->deleted)
@@ -310,54 +342,89 @@ static void bookmark(struct watcher *w, uint64_t now_ms)
 	event_send(w, &e, w->sent);
 }
 
-/* When the watcher wants a look again. */
-static uint64_t watcher_serve(struct watcher *w, uint64_t now_ms)
+static void watcher_serve(struct watcher *w, uint64_t now_ms)
 {
+	struct watches *ws = w->c->watches;
 	bool done;
 
-	if (w->phase == WATCH_OPENED || w->phase == WATCH_ENDED)
-		return CONTROLLER_NEVER;
 	if (rpc_call_backlog(w->call) > WATCH_BACKLOG_MAX) {
-		if (!w->stalled_ms)
-			w->stalled_ms = now_ms;
-		if (now_ms < w->stalled_ms + WATCH_STALL_MS)
-			return w->stalled_ms + WATCH_STALL_MS;
-		w->c->counters.watchers_shed++;
-		watch_end(w, RPC_RESOURCE_EXHAUSTED,
-			  "the client reads too slowly: resume from the last token");
-		return CONTROLLER_NEVER;
+		w->stalled_ms = now_ms;
+		watch_move(w, &ws->stalled);
+		return;
 	}
 	if (w->sent < log_floor(w->c->log) && w->phase == WATCH_CHANGES) {
 		w->c->counters.watchers_shed++;
 		watch_end(w, RPC_RESOURCE_EXHAUSTED,
 			  "the client fell behind what the log remembers: watch from the start");
-		return CONTROLLER_NEVER;
+		return;
 	}
 	done = w->phase == WATCH_STATE ? state_serve(w) : changes_serve(w);
-	if (!done)
-		return now_ms;
-	nodes_serve(w);
-	bookmark(w, now_ms);
-	return w->sent < log_revision(w->c->log) ? now_ms : w->sent_ms + WATCH_BOOKMARK_MS;
+	if (done) {
+		nodes_serve(w);
+		bookmark(w, now_ms);
+	}
+	/* What changed during the state is due after it. */
+	watch_move(w, done && w->sent == log_revision(w->c->log) ? &ws->idle : &ws->ready);
+}
+
+static uint64_t stalled_turn(struct watches *ws, uint64_t now_ms)
+{
+	struct watcher *w;
+
+	while ((w = TAILQ_FIRST(&ws->stalled)) && now_ms >= w->stalled_ms + WATCH_STALL_MS) {
+		ws->c->counters.watchers_shed++;
+		watch_end(w, RPC_RESOURCE_EXHAUSTED,
+			  "the client reads too slowly: resume from the last token");
+	}
+	return w ? w->stalled_ms + WATCH_STALL_MS : CONTROLLER_NEVER;
+}
+
+/* To `ready`: all of the idle when something changed, else who waits for a bookmark. */
+static void idle_turn(struct watches *ws, uint64_t now_ms)
+{
+	bool changed = ws->revision != log_revision(ws->c->log) ||
+		       ws->serial != registry_serial(ws->c->registry);
+	struct watcher *w;
+
+	ws->revision = log_revision(ws->c->log);
+	ws->serial = registry_serial(ws->c->registry);
+	while ((w = TAILQ_FIRST(&ws->idle)) &&
+	       (changed || now_ms >= w->sent_ms + WATCH_BOOKMARK_MS))
+		watch_move(w, &ws->ready);
 }
 
 uint64_t watches_turn(struct watches *ws, uint64_t now_ms)
 {
-	uint64_t next = CONTROLLER_NEVER, at;
+	struct watchers round = TAILQ_HEAD_INITIALIZER(round);
+	uint64_t next = stalled_turn(ws, now_ms);
 	struct watcher *w;
 
-	TAILQ_FOREACH(w, &ws->all, link)
-	{
-		at = watcher_serve(w, now_ms);
-		next = at < next ? at : next;
-	}
+	idle_turn(ws, now_ms);
+	/* Each once: who is not done is ready again for the next turn. */
+	while ((w = TAILQ_FIRST(&ws->ready)))
+		watch_move(w, &round);
+	while ((w = TAILQ_FIRST(&round)))
+		watcher_serve(w, now_ms);
+	if (!TAILQ_EMPTY(&ws->ready))
+		return now_ms;
+	w = TAILQ_FIRST(&ws->idle);
+	if (w && w->sent_ms + WATCH_BOOKMARK_MS < next)
+		next = w->sent_ms + WATCH_BOOKMARK_MS;
 	return next;
+}
+
+static void list_drain(struct watchers *list, const char *reason)
+{
+	struct watcher *w;
+
+	while ((w = TAILQ_FIRST(list)))
+		watch_end(w, RPC_UNAVAILABLE, reason);
 }
 
 void watches_drain(struct watches *ws, const char *reason)
 {
-	struct watcher *w;
-
-	TAILQ_FOREACH(w, &ws->all, link)
-	watch_end(w, RPC_UNAVAILABLE, reason);
+	list_drain(&ws->opened, reason);
+	list_drain(&ws->ready, reason);
+	list_drain(&ws->idle, reason);
+	list_drain(&ws->stalled, reason);
 }

@@ -38,7 +38,8 @@ struct registry {
 	struct registry_node *nodes;
 	struct registry_nodes connected, stale; /* by heard_ms */
 	struct registry_nodes changed;		/* by serial */
-	size_t n_stale, n_draining;
+	struct registry_nodes draining;
+	size_t n_stale;
 	uint64_t serial;
 	bool frozen, thawed;
 	uint64_t frozen_until_ms, freezes;
@@ -59,6 +60,7 @@ int registry_new(const struct registry_options *options, uint64_t now_ms,
 	TAILQ_INIT(&r->connected);
 	TAILQ_INIT(&r->stale);
 	TAILQ_INIT(&r->changed);
+	TAILQ_INIT(&r->draining);
 	*ret_registry = r;
 	return 0;
 }
@@ -178,7 +180,7 @@ void registry_remove(struct registry *r, struct registry_node *node)
 	if (node->state == REGISTRY_STALE)
 		r->n_stale--;
 	if (node->draining)
-		r->n_draining--;
+		TAILQ_REMOVE(&r->draining, node, by_drain);
 	HASH_DEL(r->nodes, node);
 	free(node);
 }
@@ -209,9 +211,9 @@ void registry_set_draining(struct registry *r, struct registry_node *node, bool 
 		return;
 	node->draining = on;
 	if (on)
-		r->n_draining++;
+		TAILQ_INSERT_TAIL(&r->draining, node, by_drain);
 	else
-		r->n_draining--;
+		TAILQ_REMOVE(&r->draining, node, by_drain);
 	registry_touch(r, node);
 }
 
@@ -245,7 +247,7 @@ static struct registry_node *first_due(const struct registry *r, uint64_t now_ms
 	return NULL;
 }
 
-void registry_tick(struct registry *r, uint64_t now_ms)
+bool registry_tick(struct registry *r, uint64_t now_ms)
 {
 	struct registry_node *node;
 
@@ -264,17 +266,20 @@ void registry_tick(struct registry *r, uint64_t now_ms)
 		r->frozen_until_ms = deadline(now_ms, r->options.hold_ms);
 		r->freezes++;
 	}
+	if (r->complete || now_ms < deadline(r->start_ms, r->options.hold_ms))
+		return false;
+	registry_set_complete(r);
+	return true;
 }
 
 struct registry_node *registry_expired(const struct registry *r, uint64_t now_ms)
 {
-	struct registry_node *node, *tmp;
+	struct registry_node *node;
 
-	if (r->n_draining) {
-		HASH_ITER (hh, r->nodes, node, tmp) {
-			if (node->draining && !node->session && !node->removing)
-				return node;
-		}
+	TAILQ_FOREACH(node, &r->draining, by_drain)
+	{
+		if (!node->session && !node->removing)
+			return node;
 	}
 	return r->frozen ? NULL : first_due(r, now_ms);
 }
@@ -300,11 +305,16 @@ uint64_t registry_next_ms(const struct registry *r)
 			break;
 		}
 	}
-	if (!r->complete && r->n_missing) {
+	if (!r->complete) {
 		at = deadline(r->start_ms, r->options.hold_ms);
 		next = at < next ? at : next;
 	}
 	return next;
+}
+
+uint64_t registry_serial(const struct registry *r)
+{
+	return r->serial;
 }
 
 uint64_t registry_freezes(const struct registry *r)
@@ -359,11 +369,10 @@ bool registry_reported(struct registry *r, const char *name)
 	return r->n_missing == 0;
 }
 
-bool registry_is_complete(struct registry *r, uint64_t now_ms)
+bool registry_is_complete(const struct registry *r, uint64_t now_ms)
 {
-	if (!r->complete && now_ms >= deadline(r->start_ms, r->options.hold_ms))
-		registry_set_complete(r);
-	return r->complete || (HASH_COUNT(r->expected) && !r->n_missing);
+	return r->complete || (HASH_COUNT(r->expected) && !r->n_missing) ||
+	       now_ms >= deadline(r->start_ms, r->options.hold_ms);
 }
 
 void registry_set_complete(struct registry *r)

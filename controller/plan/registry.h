@@ -39,7 +39,7 @@ struct registry_node {
 	uint64_t heard_ms;
 	uint64_t serial; /* grows with each visible change of any node */
 	void *session;	 /* the open stream, if any */
-	TAILQ_ENTRY(registry_node) by_heard, by_serial;
+	TAILQ_ENTRY(registry_node) by_heard, by_serial, by_drain;
 	UT_hash_handle hh;
 };
 
@@ -79,8 +79,9 @@ void registry_touch(struct registry *registry, struct registry_node *node);
 /* Is somebody there who would be hurt by another instance of the same name? */
 bool registry_is_alive(const struct registry_node *node);
 
-/* Silent nodes become STALE; mass silence freezes removals. */
-void registry_tick(struct registry *registry, uint64_t now_ms);
+/* Silent nodes become STALE; mass silence freezes removals. True when the log
+ * became complete by the hold time since the start. */
+bool registry_tick(struct registry *registry, uint64_t now_ms);
 /* One node that has to go now, or NULL; ask again until NULL. */
 struct registry_node *registry_expired(const struct registry *registry, uint64_t now_ms);
 /* When registry_tick() or registry_expired() has something to do next. */
@@ -88,6 +89,8 @@ uint64_t registry_next_ms(const struct registry *registry);
 /* How often removals were frozen. */
 uint64_t registry_freezes(const struct registry *registry);
 
+/* Of the last visible change. */
+uint64_t registry_serial(const struct registry *registry);
 /* Nodes in the order of their last visible change, after a serial. */
 struct registry_node *registry_changed_after(const struct registry *registry, uint64_t serial);
 
@@ -99,6 +102,6 @@ struct registry_node *registry_changed_after(const struct registry *registry, ui
 int registry_expect(struct registry *registry, const char *name);
 /* True when the log became complete by this. */
 bool registry_reported(struct registry *registry, const char *name);
-bool registry_is_complete(struct registry *registry, uint64_t now_ms);
+bool registry_is_complete(const struct registry *registry, uint64_t now_ms);
 /* A log that was there before: complete from the start. */
 void registry_set_complete(struct registry *registry);

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the files of MeshService share (mesh_*.c). */
+#include <sys/queue.h>
+
+#include "common/cleanup.h"
+#include "controller/mesh_service.h"
+#include "controller/node_service.h"
+
+enum wait_kind {
+	WAIT_NONE,
+	WAIT_ROUTES,
+	WAIT_VERIFY,
+	WAIT_CONVERGED,
+	WAIT_COMMIT,
+};
+
+/* One node of a Verify. */
+struct verified {
+	struct wait *wait;
+	struct query *query; /* open */
+	char name[LOG_NAME_MAX];
+	bool answered, ok;
+	char detail[256];
+};
+
+/* A call of MeshService but Watch. */
+struct wait {
+	struct controller *c;
+	struct rpc_call *call; /* NULL: the caller went */
+	enum wait_kind kind;
+	bool finished;
+	unsigned int in_flight; /* store calls */
+	uint64_t revision;
+	/* Pending: looked at when what it waits for says so (mesh_converge()), or at
+	 * the deadline. */
+	bool pending, look;
+	const void *holdout; /* a session or a struct verified; NULL: any news counts */
+	uint64_t deadline_ms;
+	/* WAIT_ROUTES: the routes so far, serialised (parts of one message concatenate). */
+	struct query *query;
+	uint8_t *routes;
+	size_t n_routes;
+	/* WAIT_VERIFY */
+	struct verified *nodes;
+	size_t n_nodes;
+	TAILQ_ENTRY(wait) link, by_pending;
+};
+
+struct mesh {
+	struct controller *c;
+	TAILQ_HEAD(, wait) waits, pending;
+	size_t n_waits, n_pending;
+};
+
+/* ---- mesh_service.c ----------------------------------------------------------- */
+
+struct wait *wait_of(struct rpc_call *call);
+/* The end of a call; later ones of the same call do nothing. */
+void wait_fail(struct wait *w, int status, const char *text);
+void wait_reply(struct wait *w, const ProtobufCMessage *message);
+void wait_free(struct wait *w);
+/* It will be looked at in this turn. -EBUSY, and the call has failed: too many. */
+int wait_pend(struct wait *w);
+/* A NULL message is the half-close after the request. */
+bool wait_is_request(struct wait *w, const ProtobufCMessage *message);
+/* 0; otherwise the call has failed with a sentence. */
+int wait_group(struct wait *w, const char *text, struct addr *ret_group);
+
+/* ---- methods -------------------------------------------------------------------- */
+
+void mesh_list_nodes(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_list_groups(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_list_members(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_list_static(struct rpc_call *call, const ProtobufCMessage *message);
+
+void mesh_list_routes(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_verify(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_wait_converged(struct rpc_call *call, const ProtobufCMessage *message);
+void verify_check(struct wait *w);
+void converged_check(struct wait *w);
+
+void mesh_drain_node(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_add_static(struct rpc_call *call, const ProtobufCMessage *message);
+void mesh_remove_static(struct rpc_call *call, const ProtobufCMessage *message);
