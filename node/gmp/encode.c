@@ -69,11 +69,12 @@ static size_t encode_v4(const struct wire_query *q, uint8_t *f)
 
 	igmp[0] = 0x11;
 	if (q->version == GMP_IGMPV2) /* RFC 2236 2.2: linear, not 0 */
-		igmp[1] = (uint8_t)(q->max_response_ms >= 25500 ? 255 :
-				    q->max_response_ms < 100	? 1 :
-								  q->max_response_ms / 100);
+		igmp[1] = (uint8_t)(q->max_response_ms >= 25500 ? 255
+				    : q->max_response_ms < 100	? 1
+								: q->max_response_ms / 100);
 	else if (q->version == GMP_IGMPV3)
-		igmp[1] = wire_code8_encode(q->max_response_ms < 100 ? 1 : q->max_response_ms / 100);
+		igmp[1] =
+			wire_code8_encode(q->max_response_ms < 100 ? 1 : q->max_response_ms / 100);
 	if (!general)
 		memcpy(igmp + 4, q->group.b + 12, 4);
 	if (q->version == GMP_IGMPV3)

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "common/cleanup.h"
 #include "node/gmp/internal.h"
 
 #define EXPIRE_MAX	   4096 /* timers a call of gmp_expire() */
@@ -179,20 +180,22 @@ static void table_remove(struct gmp *gmp, const struct group *g)
 	gmp->table[hole] = NULL;
 }
 
-struct group *group_get(struct port *port, const struct addr *addr)
+int group_get(struct port *port, const struct addr *addr, struct group **ret_group)
 {
 	struct gmp *gmp = port->gmp;
 	struct group *g = group_find(gmp, port->id, addr);
 
-	if (g)
-		return g;
+	if (g) {
+		*ret_group = g;
+		return 0;
+	}
 	if (port->n_groups >= port->config.max_groups) {
 		count(port, GMP_C_group_limit);
-		return NULL;
+		return -ENOSPC;
 	}
 	if (table_reserve(gmp) < 0 || timer_reserve(gmp) < 0 || !(g = calloc(1, sizeof(*g)))) {
 		count(port, GMP_C_no_memory);
-		return NULL;
+		return -ENOMEM;
 	}
 	g->port = port;
 	g->addr = *addr;
@@ -203,7 +206,8 @@ struct group *group_get(struct port *port, const struct addr *addr)
 	port->n_groups++;
 	gmp->table[slot(gmp, port->id, addr)] = g;
 	gmp->n_groups++;
-	return g;
+	*ret_group = g;
+	return 0;
 }
 
 void group_free(struct group *g)
@@ -286,31 +290,44 @@ int gmp_port_configure(struct gmp *gmp, uint32_t port, const struct gmp_config *
 		       uint64_t now_ms, struct gmp_fx *fx)
 {
 	struct port *p = port_find(gmp, port);
+	bool was_querier[2];
 	const char *why;
 
 	if (!p)
 		return -ENOENT;
 	if (gmp_config_validate(config, &why) < 0)
 		return -EINVAL;
+	was_querier[0] = port_may_query(p, false);
+	was_querier[1] = port_may_query(p, true);
 	p->config = *config;
 	resolve(&p->config);
-	for (struct group *g = p->groups; g; g = g->next) {
-		uint64_t limit = now_ms + port_membership_ms(p, !addr_is_v4(&g->addr));
-		bool lowered = g->mode == FILTER_EXCLUDE && g->expires > limit;
-
-		if (lowered)
-			g->expires = limit;
-		for (uint32_t i = 0; i < g->n_sources; i++) {
-			if (g->sources[i].expires > limit) {
-				g->sources[i].expires = limit;
-				lowered = true;
-			}
-		}
-		if (lowered)
-			timer_lower(gmp, &g->timer, limit);
-	}
-	port_start(p, now_ms, fx);
+	for (struct group *g = p->groups; g; g = g->next)
+		group_cut(g, now_ms);
+	port_reconfigured(p, was_querier, now_ms, fx);
 	return 0;
+}
+
+/* ---- memberships that no frame brought --------------------------------------- */
+
+/* Why no membership may be kept, as the counter of it; GMP_C_COUNT: it may. */
+static enum gmp_counter group_refused(const struct addr *group, bool any_source)
+{
+	static const uint8_t all_nodes[16] = { 0xff, 2, [15] = 1 };
+
+	if (!addr_is_multicast(group) ||
+	    (addr_is_v4(group) ? !memcmp(group->b + 12, "\xe0\0\0\1", 4)
+			       : (group->b[1] & 0x0f) < 2 || !memcmp(group->b, all_nodes, 16)))
+		return GMP_C_not_multicast_group;
+	return any_source && addr_is_ssm_group(group) ? GMP_C_ssm_refused : GMP_C_COUNT;
+}
+
+static bool filter_fits(const struct addr *group, const struct filter *filter)
+{
+	for (uint32_t i = 0; i < filter->n_sources; i++) {
+		if (addr_is_v4(&filter->sources[i]) != addr_is_v4(group))
+			return false;
+	}
+	return group_refused(group, filter_wants_any(filter)) == GMP_C_COUNT;
 }
 
 int gmp_port_restore(struct gmp *gmp, uint32_t port, const struct addr *group,
@@ -318,72 +335,62 @@ int gmp_port_restore(struct gmp *gmp, uint32_t port, const struct addr *group,
 {
 	struct port *p = port_find(gmp, port);
 	struct group *g;
-	uint64_t gmi;
+	int r;
 
 	if (!p)
 		return -ENOENT;
-	if (!addr_is_multicast(group))
+	if (!filter_fits(group, filter))
 		return -EINVAL;
 	if (filter_is_none(filter))
 		return 0;
-	g = group_get(p, group);
-	if (!g)
-		return p->n_groups >= p->config.max_groups ? -ENOSPC : -ENOMEM;
-	if (group_reserve(g, filter->n_sources) < 0) {
-		group_settle(g, now_ms, fx);
-		return -ENOMEM;
-	}
-	gmi = now_ms + port_membership_ms(p, !addr_is_v4(group));
-	g->n_sources = 0;
-	g->mode = filter->mode;
-	g->expires = filter->mode == FILTER_EXCLUDE ? gmi : 0;
-	for (uint32_t i = 0; i < filter->n_sources; i++)
-		group_insert(g, &filter->sources[i], filter->mode == FILTER_EXCLUDE ? 0 : gmi);
-	g->hosts_unknown = true;
+	r = group_get(p, group, &g);
+	if (r < 0)
+		return r;
+	r = group_restore(g, filter, now_ms);
+	group_settle(g, fx);
+	return r;
+}
+
+static void static_withdraw(struct group *g, struct gmp_fx *fx)
+{
+	if (!g || !g->is_static)
+		return;
+	g->is_static = false;
 	g->dirty = true;
-	timer_lower(gmp, &g->timer, gmi);
-	group_settle(g, now_ms, fx);
-	return 0;
+	filter_deinit(&g->fixed);
+	group_settle(g, fx);
 }
 
 int gmp_port_static(struct gmp *gmp, uint32_t port, const struct addr *group,
 		    const struct filter *filter, uint64_t now_ms, struct gmp_fx *fx)
 {
 	struct port *p = port_find(gmp, port);
+	_cleanup_(filter_deinit)
 	struct filter copy = FILTER_NULL;
 	struct group *g;
+	int r;
 
 	if (!p)
 		return -ENOENT;
 	if (!addr_is_multicast(group))
 		return -EINVAL;
-	g = group_find(gmp, port, group);
 	if (!filter || filter_is_none(filter)) {
-		if (!g || !g->is_static)
-			return 0;
-		g->is_static = false;
-		filter_deinit(&g->fixed);
-		filter_deinit(&g->last);
-		g->dirty = true;
-		group_settle(g, now_ms, fx);
+		static_withdraw(group_find(gmp, port, group), fx);
 		return 0;
 	}
-	if (filter_copy(&copy, filter) < 0)
-		return -ENOMEM;
-	g = group_get(p, group);
-	if (!g) {
-		filter_deinit(&copy);
-		return p->n_groups >= p->config.max_groups ? -ENOSPC : -ENOMEM;
-	}
-	if (!g->is_static && group_view(g, &g->last) < 0) {
-		filter_deinit(&copy);
-		group_settle(g, now_ms, fx);
-		return -ENOMEM;
-	}
+	if (!filter_fits(group, filter))
+		return -EINVAL;
+	r = filter_copy(&copy, filter);
+	if (r == 0)
+		r = group_get(p, group, &g);
+	if (r < 0)
+		return r;
+	group_remember(g);
 	filter_deinit(&g->fixed);
 	g->fixed = copy;
+	copy = FILTER_NULL;
 	g->is_static = g->dirty = true;
-	group_settle(g, now_ms, fx);
+	group_settle(g, fx);
 	return 0;
 }
 
@@ -413,26 +420,20 @@ static bool take_token(struct port *p, uint64_t now)
 	return true;
 }
 
-static bool may_track(struct port *p, const struct addr *group, unsigned int type, bool older)
+static bool may_track(struct port *p, const struct wire_message *m, const struct addr *group,
+		      unsigned int type)
 {
-	bool any_source = older || type == WIRE_IS_EX || type == WIRE_TO_EX;
-	static const uint8_t all_nodes[16] = { 0xff, 2, [15] = 1 };
+	bool any_source = m->kind != WIRE_REPORT_V3 || type == WIRE_IS_EX || type == WIRE_TO_EX;
+	enum gmp_counter why = group_refused(group, any_source);
 
-	if (type < WIRE_IS_IN || type > WIRE_BLOCK) {
-		count(p, GMP_C_unknown_record);
-		return false;
-	}
-	if (!addr_is_multicast(group) ||
-	    (addr_is_v4(group) ? !memcmp(group->b + 12, "\xe0\0\0\1", 4) :
-				 (group->b[1] & 0x0f) < 2 || !memcmp(group->b, all_nodes, 16))) {
-		count(p, GMP_C_not_multicast_group);
-		return false;
-	}
-	if (any_source && addr_is_ssm_group(group)) {
-		count(p, GMP_C_ssm_refused);
-		return false;
-	}
-	return true;
+	if (type < WIRE_IS_IN || type > WIRE_BLOCK)
+		why = GMP_C_unknown_record;
+	else if (m->v6 == addr_is_v4(group)) /* ::ffff:224.0.0.0/100 is no MLD group */
+		why = GMP_C_not_multicast_group;
+	if (why == GMP_C_COUNT)
+		return true;
+	count(p, why);
+	return false;
 }
 
 static void report_input(struct port *p, const struct wire_message *m, uint64_t now,
@@ -445,7 +446,7 @@ static void report_input(struct port *p, const struct wire_message *m, uint64_t 
 	if (m->kind != WIRE_REPORT_V3) {
 		if (m->kind == WIRE_REPORT_V1)
 			version = GMP_IGMPV1;
-		if (may_track(p, &m->group, type, true))
+		if (may_track(p, m, &m->group, type))
 			group_record(p, &m->group, type, m->v6, NULL, 0, &m->source, version, now,
 				     fx);
 		return;
@@ -455,7 +456,7 @@ static void report_input(struct port *p, const struct wire_message *m, uint64_t 
 		struct wire_record rec;
 
 		wire_record_next(m, &cursor, &rec);
-		if (may_track(p, &rec.group, rec.type, false))
+		if (may_track(p, m, &rec.group, rec.type))
 			group_record(p, &rec.group, rec.type, m->v6, rec.sources, rec.n_sources,
 				     &m->source, version, now, fx);
 	}
@@ -470,6 +471,8 @@ void gmp_input(struct gmp *gmp, uint32_t port, const uint8_t *frame, size_t len,
 
 	if (!p)
 		return;
+	if (p->timer.index && p->timer.due <= now_ms)
+		port_expire(p, now_ms, fx);
 	if (wire_parse(frame, len, &m, &why) < 0) {
 		count(p, why);
 		return;

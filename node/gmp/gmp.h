@@ -63,10 +63,10 @@ struct gmp_config {
 	uint8_t query_mac[6]; /* Ethernet source of queries */
 
 	/* Limits (L8); 0 takes the default. */
-	uint32_t max_groups;		  /* a port: 4,096 */
-	uint32_t max_sources;		  /* a group: 1,024 */
-	uint32_t max_hosts;		  /* a group: 256 tracked */
-	uint32_t max_reports_per_second;  /* a port: token bucket: 10,000 */
+	uint32_t max_groups;		 /* a port: 4,096 */
+	uint32_t max_sources;		 /* a group: 1,024 */
+	uint32_t max_hosts;		 /* a group: 256 tracked */
+	uint32_t max_reports_per_second; /* a port: token bucket: 10,000 */
 };
 
 void gmp_config_default(struct gmp_config *ret_config);

@@ -15,8 +15,9 @@ struct timer {
 
 struct source {
 	struct addr addr;
-	uint64_t expires; /* 0: blocked, only in EXCLUDE */
-	uint32_t retransmit;
+	uint64_t expires;	/* 0: blocked, only in EXCLUDE */
+	uint32_t retransmit_at; /* low half of the time; read with retransmit_due() */
+	uint8_t retransmit;	/* copies of Q(G, this source) still to send */
 };
 
 struct host {
@@ -30,18 +31,19 @@ struct group {
 	struct group *prev, *next;
 	struct addr addr;
 	enum filter_mode mode;
-	bool dirty;	      /* the dynamic view changed since the last flush */
-	bool hosts_unknown;   /* restored, or more hosts than may be tracked */
+	bool dirty;	    /* the dynamic view changed since the last flush */
+	bool hosts_unknown; /* restored, or more hosts than may be tracked */
 	bool is_static;
-	uint64_t expires;     /* EXCLUDE: the group timer */
-	uint64_t v1_until, v2_until;
-	uint64_t retransmit_at; /* 0: none */
-	uint32_t retransmit;
+	bool has_last;
+	uint64_t expires;	     /* EXCLUDE: the group timer */
+	uint64_t v1_until, v2_until; /* older host present (7.3.2); 0: none */
+	uint64_t retransmit_at;
+	uint32_t retransmit; /* copies of Q(G) still to send */
 	uint32_t n_sources, cap_sources, n_hosts, cap_hosts;
 	struct source *sources; /* sorted */
 	struct host *hosts;	/* sorted */
 	struct filter fixed;	/* is_static */
-	struct filter last;	/* is_static: the view that was told last */
+	struct filter last;	/* has_last: the view that was told last */
 };
 
 struct family {
@@ -97,13 +99,18 @@ void fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port, const uin
 	      size_t len);
 
 /* querier.c */
-uint32_t port_membership_ms(const struct port *port, bool v6);
-uint32_t port_last_member_ms(const struct port *port);
+uint64_t port_membership_ms(const struct port *port, bool v6);
+uint64_t port_last_member_ms(const struct port *port);
+uint64_t port_older_host_ms(const struct port *port, bool v6);
+enum gmp_version port_version(const struct port *port, bool v6, uint64_t now);
 bool port_is_querier(const struct port *port, bool v6, uint64_t now);
 void port_send_query(struct port *port, bool v6, const struct addr *group,
 		     const struct addr *sources, size_t n, bool s_flag, uint64_t now,
 		     struct gmp_fx *fx);
 void port_start(struct port *port, uint64_t now, struct gmp_fx *fx);
+void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t now,
+		       struct gmp_fx *fx);
+bool port_may_query(const struct port *port, bool v6);
 void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx);
 void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx);
@@ -111,17 +118,18 @@ void port_router_lost(struct port *port, struct gmp_fx *fx);
 
 /* group.c */
 struct group *group_find(const struct gmp *gmp, uint32_t port, const struct addr *addr);
-struct group *group_get(struct port *port, const struct addr *addr);
+int group_get(struct port *port, const struct addr *addr, struct group **ret_group);
 void group_free(struct group *g);
 void group_record(struct port *port, const struct addr *addr, unsigned int type, bool v6,
 		  const uint8_t *sources, size_t n, const struct addr *host,
 		  enum gmp_version version, uint64_t now, struct gmp_fx *fx);
 void group_expire(struct group *g, uint64_t now, struct gmp_fx *fx);
 void group_lower(struct group *g, const struct wire_message *m, uint64_t now);
-void group_settle(struct group *g, uint64_t now, struct gmp_fx *fx);
-int group_reserve(struct group *g, size_t extra);
-struct source *group_source(struct group *g, const struct addr *a);
-struct source *group_insert(struct group *g, const struct addr *a, uint64_t expires);
+void group_cut(struct group *g, uint64_t now);
+void group_settle(struct group *g, struct gmp_fx *fx);
+void group_remember(struct group *g);
+int group_restore(struct group *g, const struct filter *filter, uint64_t now);
+const struct source *group_source(const struct group *g, const struct addr *a);
 
 /* view.c */
 int group_view(const struct group *g, struct filter *ret_filter);

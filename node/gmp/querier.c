@@ -1,81 +1,90 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "node/gmp/internal.h"
 
-#define MLD_OFFSET 3 /* GMP_MLDV1 speaks like GMP_IGMPV1 + 3 */
-
-static uint32_t robustness(const struct port *p, bool v6)
+static uint64_t robustness(const struct port *p, bool v6)
 {
 	return p->family[v6].robustness ? p->family[v6].robustness : p->config.robustness;
 }
 
-static uint32_t query_interval(const struct port *p, bool v6)
+static uint64_t query_interval(const struct port *p, bool v6)
 {
-	return p->family[v6].query_interval_ms ? p->family[v6].query_interval_ms :
-						 p->config.query_interval_ms;
+	return p->family[v6].query_interval_ms ? p->family[v6].query_interval_ms
+					       : p->config.query_interval_ms;
 }
 
-uint32_t port_membership_ms(const struct port *port, bool v6)
+uint64_t port_membership_ms(const struct port *port, bool v6)
 {
 	if (port->config.membership_interval_ms)
 		return port->config.membership_interval_ms;
 	return robustness(port, v6) * query_interval(port, v6) +
-	       2 * port->config.query_response_interval_ms;
+	       2ull * port->config.query_response_interval_ms;
 }
 
-uint32_t port_last_member_ms(const struct port *port)
+uint64_t port_last_member_ms(const struct port *port)
 {
-	return port->config.last_member_query_interval_ms *
+	return (uint64_t)port->config.last_member_query_interval_ms *
 	       port->config.last_member_query_count;
 }
 
-static uint32_t other_querier_ms(const struct port *p, bool v6)
+/* 8.13 */
+uint64_t port_older_host_ms(const struct port *port, bool v6)
+{
+	return robustness(port, v6) * query_interval(port, v6) +
+	       port->config.query_response_interval_ms;
+}
+
+static uint64_t other_querier_ms(const struct port *p, bool v6)
 {
 	return robustness(p, v6) * query_interval(p, v6) + p->config.query_response_interval_ms / 2;
 }
 
-static bool may_query(const struct port *p, bool v6)
+bool port_may_query(const struct port *port, bool v6)
 {
-	return p->config.querier && (!v6 || !addr_is_null(&p->config.query_source_v6));
+	return port->config.querier && (!v6 || !addr_is_null(&port->config.query_source_v6));
 }
 
 bool port_is_querier(const struct port *port, bool v6, uint64_t now)
 {
-	return may_query(port, v6) && port->family[v6].other_until <= now;
+	return port_may_query(port, v6) && port->family[v6].other_until <= now;
 }
 
 static struct addr own_source(const struct port *p, bool v6)
 {
 	if (v6)
 		return p->config.query_source_v6;
-	return addr_is_null(&p->config.query_source_v4) ? addr_v4_be32(0) :
-							  p->config.query_source_v4;
+	return addr_is_null(&p->config.query_source_v4) ? addr_v4_be32(0)
+							: p->config.query_source_v4;
 }
 
+/* What the querier speaks: no newer than any querier of the link (7.3.1). */
+enum gmp_version port_version(const struct port *port, bool v6, uint64_t now)
+{
+	const struct family *f = &port->family[v6];
+	enum gmp_version ours = v6 ? port->config.mld_version : port->config.igmp_version;
+
+	return f->older_until > now && f->older < ours ? f->older : ours;
+}
+
+/* Sources may be named only where port_version() knows them. */
 void port_send_query(struct port *port, bool v6, const struct addr *group,
 		     const struct addr *sources, size_t n, bool s_flag, uint64_t now,
 		     struct gmp_fx *fx)
 {
 	const struct gmp_config *c = &port->config;
-	struct family *f = &port->family[v6];
 	bool general = addr_is_unspecified(group);
 	uint8_t frame[WIRE_FRAME_MAX];
 	struct wire_query q = {
-		.version = v6 ? c->mld_version : c->igmp_version,
+		.version = port_version(port, v6, now),
 		.source = own_source(port, v6),
 		.group = *group,
-		.max_response_ms = general ? c->query_response_interval_ms :
-					     c->last_member_query_interval_ms,
+		.max_response_ms =
+			general ? c->query_response_interval_ms : c->last_member_query_interval_ms,
 		.query_interval_s = c->query_interval_ms / 1000,
 		.robustness = c->robustness,
 		.s_flag = s_flag,
 	};
 	size_t off = 0;
 
-	if (f->older_until > now && f->older < q.version)
-		q.version = f->older;
-	/* Older versions know no sources (7.3.1). */
-	if (n && q.version != GMP_IGMPV3 && q.version != GMP_MLDV2)
-		return;
 	memcpy(q.mac, c->query_mac, 6);
 	do {
 		size_t part = n - off, max = wire_query_max_sources(v6);
@@ -136,6 +145,39 @@ void port_start(struct port *port, uint64_t now, struct gmp_fx *fx)
 	port_expire(port, now, fx);
 }
 
+/* A querier that goes on asks no more often than before; a new one starts. */
+void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t now,
+		       struct gmp_fx *fx)
+{
+	const struct gmp_config *c = &port->config;
+
+	for (int v6 = 0; v6 < 2; v6++) {
+		struct family *f = &port->family[v6];
+		uint64_t other = now + other_querier_ms(port, v6), general = now;
+
+		if (f->other_until > other)
+			f->other_until = other;
+		if (f->older_until > other)
+			f->older_until = other;
+		if (f->router_until > other)
+			f->router_until = other;
+		if (f->startup_left > c->startup_query_count)
+			f->startup_left = c->startup_query_count;
+		if (!port_is_querier(port, v6, now)) {
+			f->next_general = UINT64_MAX;
+			continue;
+		}
+		if (!was_querier[v6])
+			f->startup_left = c->startup_query_count;
+		else
+			general += f->startup_left ? c->startup_query_interval_ms
+						   : c->query_interval_ms;
+		if (f->next_general > general)
+			f->next_general = general;
+	}
+	port_expire(port, now, fx);
+}
+
 void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 {
 	for (int v6 = 0; v6 < 2; v6++) {
@@ -146,15 +188,15 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 		if (f->other_until && f->other_until <= now) {
 			f->other_until = 0;
 			f->robustness = f->query_interval_ms = 0;
-			f->next_general = may_query(port, v6) ? now : UINT64_MAX;
+			f->next_general = port_may_query(port, v6) ? now : UINT64_MAX;
 		}
 		if (f->next_general > now)
 			continue;
 		port_send_query(port, v6, &ADDR_NULL, NULL, 0, false, now, fx);
 		if (f->startup_left)
 			f->startup_left--;
-		f->next_general = now + (f->startup_left ? port->config.startup_query_interval_ms :
-							   port->config.query_interval_ms);
+		f->next_general = now + (f->startup_left ? port->config.startup_query_interval_ms
+							 : port->config.query_interval_ms);
 	}
 	router_update(port, fx);
 	timer_set(port->gmp, &port->timer, port_next(port));
@@ -166,7 +208,8 @@ static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 	struct family *f = &p->family[m->v6];
 	struct addr own = own_source(p, m->v6);
 
-	if (may_query(p, m->v6) && !addr_is_unspecified(&own) && addr_cmp(&m->source, &own) > 0)
+	if (port_may_query(p, m->v6) && !addr_is_unspecified(&own) &&
+	    addr_cmp(&m->source, &own) > 0)
 		return;
 	if (f->other_until > now && addr_cmp(&m->source, &f->other) > 0)
 		return;

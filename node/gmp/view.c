@@ -72,7 +72,8 @@ static int group_show(const struct group *g,
 {
 	_cleanup_free_ struct gmp_source_view *sources = NULL;
 	_cleanup_free_ struct addr *hosts = NULL;
-	_cleanup_(filter_deinit) struct filter f = FILTER_NULL;
+	_cleanup_(filter_deinit)
+	struct filter f = FILTER_NULL;
 	uint64_t last = 0;
 	size_t n = 0;
 
@@ -85,35 +86,35 @@ static int group_show(const struct group *g,
 	for (uint32_t i = 0; i < g->n_sources; i++) {
 		const struct source *s = &g->sources[i];
 
-		sources[n++] = (struct gmp_source_view){ s->addr, filter_wants(&f, &s->addr),
-							 s->expires };
+		sources[n++] =
+			(struct gmp_source_view){ s->addr, filter_wants(&f, &s->addr), s->expires };
 		if (s->expires > last)
 			last = s->expires;
 	}
 	for (uint32_t i = 0; g->is_static && i < f.n_sources; i++) {
-		if (!group_source((struct group *)g, &f.sources[i]))
-			sources[n++] = (struct gmp_source_view){
-				f.sources[i], f.mode == FILTER_INCLUDE, 0
-			};
+		if (!group_source(g, &f.sources[i]))
+			sources[n++] = (struct gmp_source_view){ f.sources[i],
+								 f.mode == FILTER_INCLUDE, 0 };
 	}
 	for (uint32_t i = 0; i < g->n_hosts; i++)
 		hosts[i] = g->hosts[i].addr;
-	return fn(&(struct gmp_membership_view){
-			  .port = g->port->id,
-			  .tag = g->port->tag,
-			  .group = g->addr,
-			  .mode = f.mode,
-			  .version = group_version(g),
-			  .expires_ms = g->is_static		    ? UINT64_MAX :
-					g->mode == FILTER_EXCLUDE ? g->expires :
-								    last,
-			  .is_static = g->is_static,
-			  .sources = sources,
-			  .n_sources = n,
-			  .hosts = hosts,
-			  .n_hosts = g->n_hosts,
-		  },
-		  userdata);
+	return fn(
+		&(struct gmp_membership_view){
+			.port = g->port->id,
+			.tag = g->port->tag,
+			.group = g->addr,
+			.mode = f.mode,
+			.version = group_version(g),
+			.expires_ms = g->is_static		  ? UINT64_MAX
+				      : g->mode == FILTER_EXCLUDE ? g->expires
+								  : last,
+			.is_static = g->is_static,
+			.sources = sources,
+			.n_sources = n,
+			.hosts = hosts,
+			.n_hosts = g->n_hosts,
+		},
+		userdata);
 }
 
 int gmp_memberships_walk(const struct gmp *gmp, uint32_t port,

@@ -3,14 +3,17 @@
 
 #include <errno.h>
 
-#define ETH_LEN		14
-#define ETHERTYPE_IPV4	0x0800
-#define ETHERTYPE_IPV6	0x86dd
-#define ETHERTYPE_VLAN	0x8100
-#define ETHERTYPE_QINQ	0x88a8
-#define IPPROTO_HOPOPTS 0
-#define IPPROTO_ICMPV6	58
-#define IPPROTO_IGMP	2
+#define ETH_LEN		 14
+#define ETHERTYPE_IPV4	 0x0800
+#define ETHERTYPE_IPV6	 0x86dd
+#define ETHERTYPE_VLAN	 0x8100
+#define ETHERTYPE_QINQ	 0x88a8
+#define IPPROTO_HOPOPTS	 0
+#define IPPROTO_ROUTING	 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_DSTOPTS	 60
+#define IPPROTO_ICMPV6	 58
+#define IPPROTO_IGMP	 2
 
 #define IPV6_EXTENSIONS_MAX 8
 
@@ -147,9 +150,12 @@ static int parse_query_tail(struct wire_message *m, const uint8_t *p, size_t len
 	return len < 4 + m->n * width ? REFUSE(truncated) : 0;
 }
 
-static int check_group(const struct addr *group)
+/* An IPv4-mapped address is no IPv6 group. */
+static int check_group(const struct wire_message *m)
 {
-	return addr_is_multicast(group) ? 0 : REFUSE(not_multicast_group);
+	return addr_is_multicast(&m->group) && addr_is_v4(&m->group) != m->v6
+		       ? 0
+		       : REFUSE(not_multicast_group);
 }
 
 /* Version by length (RFC 9776 7.1): lengths between are none. */
@@ -159,7 +165,7 @@ static int parse_igmp_query(struct wire_message *m, const uint8_t *p, size_t len
 	m->group = addr_at(false, p + 4);
 	if (addr_is_unspecified(&m->group))
 		m->group = ADDR_NULL;
-	else if (check_group(&m->group))
+	else if (check_group(m))
 		return REFUSE(not_multicast_group);
 	m->max_response_ms = wire_code8_decode(p[1]) * 100;
 	if (len == 8) {
@@ -195,14 +201,14 @@ static int parse_igmp(struct wire_message *m, const uint8_t *p, size_t len)
 		return REFUSE(unknown_type);
 	}
 	m->group = addr_at(false, p + 4);
-	return check_group(&m->group);
+	return check_group(m);
 }
 
 static int parse_mld_query(struct wire_message *m, const uint8_t *p, size_t len)
 {
 	m->kind = WIRE_QUERY;
 	m->group = addr_at(true, p + 8);
-	if (!addr_is_null(&m->group) && check_group(&m->group))
+	if (!addr_is_null(&m->group) && check_group(m))
 		return REFUSE(not_multicast_group);
 	if (!addr_is_link_local_unicast(&m->source))
 		return REFUSE(bad_source);
@@ -233,7 +239,7 @@ static int parse_mld(struct wire_message *m, const uint8_t *ip6, const uint8_t *
 	m->kind = p[0] == MLD_V1_REPORT ? WIRE_REPORT_V2 : WIRE_LEAVE;
 	m->version = GMP_MLDV1;
 	m->group = addr_at(true, p + 8);
-	return check_group(&m->group);
+	return check_group(m);
 }
 
 /* ---- IP --------------------------------------------------------------------- */
@@ -253,7 +259,7 @@ static bool ipv4_router_alert(const uint8_t *options, size_t len)
 		}
 		if (len < 2 || options[1] < 2 || options[1] > len)
 			return false;
-		if (options[0] == 148)
+		if (options[0] == 148 && options[1] == 4)
 			return true;
 		size = options[1];
 		options += size;
@@ -329,11 +335,13 @@ static int parse_ipv6(struct wire_message *m, const uint8_t *ip6, size_t len)
 	for (int i = 0; next != IPPROTO_ICMPV6; i++) {
 		size_t size;
 
-		if (next == 44)
+		if (next == IPPROTO_FRAGMENT)
 			return REFUSE(fragment);
-		if (i == IPV6_EXTENSIONS_MAX ||
-		    (next != IPPROTO_HOPOPTS && next != 43 && next != 60))
-			return REFUSE(unknown_type);
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			return REFUSE(not_gmp);
+		/* Hop-by-hop options come first or not at all (RFC 8200 4.1). */
+		if (i == IPV6_EXTENSIONS_MAX || (i && next == IPPROTO_HOPOPTS))
+			return REFUSE(malformed);
 		if (left < 8)
 			return REFUSE(truncated);
 		size = ((size_t)p[1] + 1) * 8;

@@ -101,6 +101,8 @@ struct wire_query {
 	uint16_t n_sources; /* at most wire_query_max_sources() */
 };
 
+#define WIRE_QUERY_SOURCES_MAX 366 /* of either family */
+
 size_t wire_query_max_sources(bool v6);
 
 /* The whole Ethernet frame; returns its length. */
