@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "controller/config_segments.h"
 #include "controller/plan/log.h"
 #include "controller/plan/registry.h"
 #include "controller/plan/report.h"
@@ -41,6 +42,9 @@ struct file {
 	char *store, *name;
 	uint32_t *heartbeat_ms, *stale_ms, *hold_ms, *coalesce_ms, *log_tombstones;
 	struct file_limits *limits;
+	struct log_config *defaults;
+	struct file_segment *segments;
+	unsigned int segments_count;
 	enum log_level *log_level;
 };
 
@@ -80,6 +84,10 @@ static const cyaml_schema_field_t fields[] = {
 	OPTIONAL_NUMBER(struct file, log_tombstones),
 	CYAML_FIELD_MAPPING_PTR("limits", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
 				limits, limits_fields),
+	CYAML_FIELD_MAPPING_PTR("defaults", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
+				defaults, config_defaults_fields),
+	CYAML_FIELD_SEQUENCE("segments", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
+			     segments, &config_segment_value, 0, SEGMENTS_IN_FILE_MAX),
 	CYAML_FIELD_ENUM_PTR("log_level",
 			     CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT,
 			     struct file, log_level, log_levels, ARRAY_SIZE(log_levels)),
@@ -183,6 +191,8 @@ int controller_config_load(const char *path, struct controller_config **ret_conf
 	r = numbers_take(path ? path : "defaults", f, c, why);
 	if (r == 0)
 		r = strings_take(f, c);
+	if (r == 0)
+		r = config_segments_take(path, f->defaults, f->segments, f->segments_count, c, why);
 	if (data)
 		config_free(&schema, data);
 	if (r < 0)
@@ -198,6 +208,7 @@ void controller_config_free(struct controller_config *c)
 	for (unsigned int i = 0; i < c->listen_count; i++)
 		free(c->listen[i]);
 	free(c->listen);
+	free(c->segments);
 	free(c->store);
 	free(c->name);
 	free(c);
@@ -226,5 +237,22 @@ int controller_config_set_store(struct controller_config *c, const char *spec)
 		return -ENOMEM;
 	free(c->store);
 	c->store = copy;
+	return 0;
+}
+
+int controller_config_add_segment(struct controller_config *c, uint32_t segment,
+				  const struct log_config *settings)
+{
+	struct controller_segment *grown;
+
+	for (unsigned int i = 0; i < c->segments_count; i++) {
+		if (c->segments[i].segment == segment)
+			return -EEXIST;
+	}
+	grown = reallocarray(c->segments, c->segments_count + 1, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	c->segments = grown;
+	grown[c->segments_count++] = (struct controller_segment){ segment, *settings };
 	return 0;
 }

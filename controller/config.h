@@ -13,15 +13,31 @@
  *   coalesce_ms: 2
  *   log_tombstones: 65536
  *   limits: { groups_per_node: 65536, sources_per_member: 1024, agents: 10000, watchers: 256 }
+ *   defaults:                 # settings of every segment; what is absent: the agent's
+ *     { link_local_across_nodes: off, unregistered: drop, fast_leave: off, querier: on,
+ *       querier_guard: off, require_router_alert: off, query_interval_ms: 125000,
+ *       query_response_interval_ms: 10000, robustness: 2,
+ *       last_member_query_interval_ms: 1000, max_groups_per_port: 4096,
+ *       max_sources_per_group: 1024, max_hosts_per_group: 256,
+ *       max_reports_per_second: 10000 }
+ *   segments:                 # settings of one segment, above the defaults
+ *     - { segment: 100, link_local_across_nodes: on }
  *   log_level: info           # error | warning | info | debug
  */
 #include <stdint.h>
 
 #include "common/config.h"
 #include "common/log.h"
+#include "controller/plan/log.h"
 
 struct controller_limits {
 	uint32_t groups_per_node, sources_per_member, agents, watchers;
+};
+
+/* The settings for one segment; 0: the defaults of all. */
+struct controller_segment {
+	uint32_t segment;
+	struct log_config config;
 };
 
 struct controller_config {
@@ -31,6 +47,8 @@ struct controller_config {
 	char *name;
 	uint32_t heartbeat_ms, stale_ms, hold_ms, coalesce_ms, log_tombstones;
 	struct controller_limits limits;
+	struct controller_segment *segments; /* one each; only those that say something */
+	unsigned int segments_count;
 	enum log_level log_level;
 };
 
@@ -38,6 +56,10 @@ struct controller_config {
 int controller_config_load(const char *path, struct controller_config **ret_config,
 			   char why[CONFIG_WHY_MAX]);
 void controller_config_free(struct controller_config *config);
+
+/* Adds the settings for a segment. -EEXIST: it has some; -ENOMEM. */
+int controller_config_add_segment(struct controller_config *config, uint32_t segment,
+				  const struct log_config *settings);
 
 /* Replaces the list by one address. */
 int controller_config_set_listen(struct controller_config *config, const char *address);

@@ -183,6 +183,67 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	return earlier(next, feed_turn(c->feed, now_ms));
 }
 
+/* ---- settings by file ----------------------------------------------------------------- */
+
+static void settings_committed(void *userdata, int result, uint64_t revision)
+{
+	struct controller *c = userdata;
+
+	if (result == 0)
+		return;
+	log_error("the store cannot take the segments' settings: stopping err=%s",
+		  strerror(-result));
+	c->failed = true;
+}
+
+static const struct controller_segment *settings_find(const struct controller_config *config,
+						      uint32_t segment)
+{
+	for (unsigned int i = 0; i < config->segments_count; i++) {
+		if (config->segments[i].segment == segment)
+			return &config->segments[i];
+	}
+	return NULL;
+}
+
+/* The log's settings become the file's; what is equal is no change. */
+static int settings_commit(struct controller *c)
+{
+	struct log_segment *segment = log_segment_find(c->log, 0);
+	_cleanup_free_ struct log_change *changes = NULL;
+	struct store_txn txn = { .node = "" };
+	struct log_row *row;
+	size_t n = 0;
+
+	changes = calloc(c->config->segments_count + segment->n_live + 1, sizeof(*changes));
+	if (!changes)
+		return -ENOMEM;
+	TAILQ_FOREACH(row, &segment->rows, by_segment)
+	{
+		if (row->key.kind == LOG_CONFIG && !row->deleted &&
+		    !settings_find(c->config, row->key.subject))
+			changes[n++] = (struct log_change){ .kind = LOG_CONFIG,
+							    .node = "",
+							    .subject = row->key.subject,
+							    .deleted = true };
+	}
+	for (unsigned int i = 0; i < c->config->segments_count; i++) {
+		const struct controller_segment *s = &c->config->segments[i];
+
+		row = log_config_find(c->log, s->segment);
+		if (row && memcmp(row->config, &s->config, sizeof(s->config)) == 0)
+			continue;
+		changes[n++] = (struct log_change){
+			.kind = LOG_CONFIG, .node = "", .subject = s->segment, .config = &s->config
+		};
+	}
+	txn.changes = changes;
+	txn.n_changes = n;
+	if (n)
+		store_commit(c->store, &txn, settings_committed, c);
+	return 0;
+}
+
 /* ---- life ----------------------------------------------------------------------------- */
 
 static void methods_add(struct controller_box *box, const struct rpc_method *methods, size_t n)
@@ -265,6 +326,8 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 		r = parts_new(c);
 	if (r == 0)
 		r = store_load(c->store);
+	if (r == 0)
+		r = settings_commit(c);
 	if (r < 0)
 		return r;
 	if (!c->store->is_fresh)

@@ -68,7 +68,8 @@ void arena_reset(struct arena *arena)
 
 size_t wire_row_size(const struct log_row *row)
 {
-	return 64 + strlen(row->node->name) + (size_t)row->filter.n_sources * 18;
+	return 64 + (row->config ? 64 : 0) + strlen(row->node->name) +
+	       (size_t)row->filter.n_sources * 18;
 }
 
 static ProtobufCBinaryData wire_bytes(const struct addr *a)
@@ -149,6 +150,37 @@ static Mcmesh__V1__ConfigChange *static_change(struct arena *arena, const struct
 	return c;
 }
 
+static Mcmesh__V1__ConfigChange *config_change(struct arena *arena, const struct log_row *row)
+{
+	Mcmesh__V1__ConfigChange *c = arena_alloc(arena, sizeof(*c));
+	const struct log_config *from = row->config;
+	Mcmesh__V1__SegmentConfig *to;
+
+	mcmesh__v1__config_change__init(c);
+	c->segment = row->key.subject;
+	c->deleted = row->deleted;
+	c->revision = row->revision;
+	if (!from)
+		return c;
+	c->config = to = arena_alloc(arena, sizeof(*to));
+	mcmesh__v1__segment_config__init(to);
+	to->link_local_across_nodes = from->link_local_across_nodes;
+	to->unregistered = from->unregistered;
+	to->fast_leave = from->fast_leave;
+	to->querier = from->querier;
+	to->querier_guard = from->querier_guard;
+	to->require_router_alert = from->require_router_alert;
+	to->query_interval_ms = from->query_interval_ms;
+	to->query_response_interval_ms = from->query_response_interval_ms;
+	to->robustness = from->robustness;
+	to->last_member_query_interval_ms = from->last_member_query_interval_ms;
+	to->max_groups_per_port = from->max_groups_per_port;
+	to->max_sources_per_group = from->max_sources_per_group;
+	to->max_hosts_per_group = from->max_hosts_per_group;
+	to->max_reports_per_second = from->max_reports_per_second;
+	return c;
+}
+
 Mcmesh__V1__Change *wire_change(struct arena *arena, const struct log_row *row)
 {
 	Mcmesh__V1__Change *c = arena_alloc(arena, sizeof(*c));
@@ -162,6 +194,10 @@ Mcmesh__V1__Change *wire_change(struct arena *arena, const struct log_row *row)
 	case LOG_STATIC:
 		c->change_case = MCMESH__V1__CHANGE__CHANGE_CONFIG;
 		c->config = static_change(arena, row);
+		break;
+	case LOG_CONFIG:
+		c->change_case = MCMESH__V1__CHANGE__CHANGE_CONFIG;
+		c->config = config_change(arena, row);
 		break;
 	default:
 		c->change_case = MCMESH__V1__CHANGE__CHANGE_MEMBER;

@@ -57,6 +57,13 @@ int log_new(const uint8_t epoch[EPOCH_LEN], uint64_t revision, size_t max_tombst
 	return 0;
 }
 
+static void row_free(struct log_row *row)
+{
+	filter_deinit(&row->filter);
+	free(row->config);
+	free(row);
+}
+
 void log_free(struct log *log)
 {
 	struct log_row *row, *row_tmp;
@@ -162,6 +169,7 @@ struct position {
 	uint32_t kind, segment;
 	struct addr group;
 	const char *node, *port;
+	uint32_t subject;
 };
 
 static int position_cmp(const struct log_row *row, const struct position *p)
@@ -175,7 +183,9 @@ static int position_cmp(const struct log_row *row, const struct position *p)
 	c = addr_cmp(&row->key.group, &p->group);
 	if (!c)
 		c = strcmp(row->node->name, p->node);
-	return c ? c : strncmp(row->key.port, p->port, LOG_PORT_MAX);
+	if (!c)
+		c = strncmp(row->key.port, p->port, LOG_PORT_MAX);
+	return c ? c : (row->key.subject > p->subject) - (row->key.subject < p->subject);
 }
 
 /* Per level the link that leads to the first row not before p. */
@@ -197,8 +207,8 @@ static struct log_row *order_seek(const struct log *log, const struct position *
 
 static struct position position_of(const struct log_row *row)
 {
-	return (struct position){ row->key.kind, row->key.segment, row->key.group, row->node->name,
-				  row->key.port };
+	return (struct position){ row->key.kind,   row->key.segment, row->key.group,
+				  row->node->name, row->key.port,    row->key.subject };
 }
 
 static void order_insert(struct log *log, struct log_row *row)
@@ -241,7 +251,7 @@ static uint8_t order_height(struct log *log)
 struct log_row *log_seek(const struct log *log, uint32_t kind, uint32_t segment,
 			 const struct addr *group, const char *node, const char *port)
 {
-	struct position p = { kind, segment, *group, node, port };
+	struct position p = { kind, segment, *group, node, port, 0 };
 
 	return order_seek(log, &p, NULL);
 }
@@ -264,18 +274,32 @@ static struct log_key key_of(enum log_kind kind, uint32_t segment, uint32_t node
 	return key;
 }
 
-struct log_row *log_find(const struct log *log, enum log_kind kind, uint32_t segment,
-			 const char *node, const struct addr *group, const char *port)
+static struct log_row *find(const struct log *log, const char *node, struct log_key key)
 {
 	struct log_node *n = log_node_find(log, node);
 	struct log_row *row;
-	struct log_key key;
 
 	if (!n)
 		return NULL;
-	key = key_of(kind, segment, n->id, group, port);
+	key.node = n->id;
 	HASH_FIND(hh, log->index, &key, sizeof(key), row);
 	return row;
+}
+
+struct log_row *log_find(const struct log *log, enum log_kind kind, uint32_t segment,
+			 const char *node, const struct addr *group, const char *port)
+{
+	return find(log, node, key_of(kind, segment, 0, group, port));
+}
+
+struct log_row *log_config_find(const struct log *log, uint32_t subject)
+{
+	struct log_key key = key_of(LOG_CONFIG, 0, 0, NULL, NULL);
+	struct log_row *row;
+
+	key.subject = subject;
+	row = find(log, "", key);
+	return row && !row->deleted ? row : NULL;
 }
 
 struct log_row *log_find_live(const struct log *log, enum log_kind kind, uint32_t segment,
@@ -380,50 +404,78 @@ static void row_forget(struct log *log, struct log_row *row)
 	order_remove(log, row);
 	HASH_DEL(log->index, row);
 	TAILQ_REMOVE(&node->rows, row, by_node);
-	filter_deinit(&row->filter);
-	free(row);
+	row_free(row);
 	if (TAILQ_EMPTY(&node->rows)) {
 		HASH_DEL(log->nodes, node);
 		free(node);
 	}
 }
 
+static struct log_key key_of_change(const struct log_change *c)
+{
+	struct log_key key = key_of(c->kind, c->segment, 0, &c->group, c->port);
+
+	if (c->kind == LOG_CONFIG)
+		key.subject = c->subject;
+	return key;
+}
+
+/* What the row will own; the row is as it was on failure. */
+static int content_copy(const struct log_change *c, struct filter *ret_filter,
+			struct log_config **ret_config)
+{
+	if (c->deleted)
+		return 0;
+	if (c->kind != LOG_CONFIG)
+		return filter_copy(ret_filter, &c->filter);
+	*ret_config = malloc(sizeof(**ret_config));
+	if (!*ret_config)
+		return -ENOMEM;
+	**ret_config = *c->config;
+	return 0;
+}
+
+static struct log_row *row_add(struct log *log, const struct log_change *c, struct log_key key)
+{
+	struct log_node *node = node_get(log, c->node);
+
+	if (!node)
+		return NULL;
+	key.node = node->id;
+	return row_new(log, &key, node);
+}
+
 static int change_apply(struct log *log, uint64_t revision, const struct log_change *c)
 {
 	struct log_segment *segment = log_segment_get(log, c->segment);
+	struct log_key key = key_of_change(c);
+	struct log_config *config = NULL;
 	struct filter filter = FILTER_NULL;
-	struct log_node *node;
 	struct log_row *row;
-	struct log_key key;
-	int r;
 
 	if (!segment)
 		return -ENOSPC;
-	row = log_find(log, c->kind, c->segment, c->node, &c->group, c->port);
+	row = find(log, c->node, key);
 	if (c->deleted && (!row || row->deleted))
 		return 0;
-	if (!c->deleted) {
-		r = filter_copy(&filter, &c->filter);
-		if (r < 0)
-			return r;
-	}
+	if (content_copy(c, &filter, &config) < 0)
+		return -ENOMEM;
 	if (row) {
 		digest_row(log, segment, row, false);
 		count_row(segment, row, -1);
 		row_unlist(log, segment, row);
 	} else {
-		node = node_get(log, c->node);
-		if (node) {
-			key = key_of(c->kind, c->segment, node->id, &c->group, c->port);
-			row = row_new(log, &key, node);
-		}
+		row = row_add(log, c, key);
 		if (!row) {
 			filter_deinit(&filter);
+			free(config);
 			return -ENOMEM;
 		}
 	}
 	filter_deinit(&row->filter);
+	free(row->config);
 	row->filter = filter;
+	row->config = config;
 	row->deleted = c->deleted;
 	row->vtep = c->vtep;
 	row->revision = revision;

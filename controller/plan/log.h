@@ -27,9 +27,20 @@ enum log_kind {
 	LOG_NODE = 1,	/* segment 0, key: node */
 	LOG_STATIC = 2, /* segment 0, key: node, port, group */
 	LOG_MEMBER = 3, /* key: segment, group, node */
+	LOG_CONFIG = 4, /* segment 0, key: subject */
 };
 
-/* What changes: strings and sources are borrowed. */
+/* Settings of a segment, as mcmesh.v1.SegmentConfig has them; 0: the default. */
+struct log_config {
+	uint32_t link_local_across_nodes, unregistered, fast_leave, querier, querier_guard;
+	uint32_t require_router_alert;
+	uint32_t query_interval_ms, query_response_interval_ms, robustness;
+	uint32_t last_member_query_interval_ms;
+	uint32_t max_groups_per_port, max_sources_per_group, max_hosts_per_group;
+	uint32_t max_reports_per_second;
+};
+
+/* What changes: strings, sources and settings are borrowed. */
 struct log_change {
 	enum log_kind kind;
 	uint32_t segment;
@@ -39,6 +50,9 @@ struct log_change {
 	bool deleted;
 	struct filter filter;
 	struct addr vtep; /* LOG_NODE */
+	/* LOG_CONFIG, whose node is "": the segment that it is for, 0: the defaults. */
+	uint32_t subject;
+	const struct log_config *config;
 };
 
 TAILQ_HEAD(log_rows, log_row);
@@ -52,7 +66,7 @@ struct log_node {
 };
 
 struct log_key {
-	uint32_t kind, segment, node;
+	uint32_t kind, segment, node, subject;
 	struct addr group;
 	char port[LOG_PORT_MAX];
 };
@@ -65,6 +79,7 @@ struct log_row {
 	uint8_t height;
 	struct filter filter;
 	struct addr vtep;
+	struct log_config *config; /* LOG_CONFIG that is live */
 	TAILQ_ENTRY(log_row) by_segment, by_log, by_node, by_death;
 	UT_hash_handle hh;
 	struct log_row *next[]; /* in the order of the keys */
@@ -130,13 +145,16 @@ struct log_row *log_find(const struct log *log, enum log_kind kind, uint32_t seg
 struct log_row *log_find_live(const struct log *log, enum log_kind kind, uint32_t segment,
 			      const char *node, const struct addr *group, const char *port);
 
+/* The live settings for a segment (0: the defaults), or NULL. */
+struct log_row *log_config_find(const struct log *log, uint32_t subject);
+
 /* The first row of the segment, or of the log, that changed after the revision. */
 struct log_row *log_segment_after(const struct log_segment *segment, uint64_t revision);
 struct log_row *log_after(const struct log *log, uint64_t revision);
 
 /*
  * The first row (tombstones included) at or after a position in the order
- * (kind, segment, group, node name, port); row->next[0] is the one after.
+ * (kind, segment, group, node name, port, subject); row->next[0] is the one after.
  */
 struct log_row *log_seek(const struct log *log, uint32_t kind, uint32_t segment,
 			 const struct addr *group, const char *node, const char *port);
