@@ -106,6 +106,7 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 
 	if (rpc->event)
 		return -EINVAL;
+	rpc_resume(rpc);
 	for (int i = 0; i < RPC_TURN_MAX; i++) {
 		ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
 		if (ev.type != GRPC_OP_COMPLETE)
@@ -236,6 +237,12 @@ static void inbox_run(struct rpc *rpc)
 	rpc_kick(rpc);
 }
 
+static int on_resume(sd_event_source *source, void *userdata)
+{
+	rpc_resume(userdata);
+	return 0;
+}
+
 static int on_inbox(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
 	inbox_run(userdata);
@@ -246,6 +253,7 @@ void rpc_run_once(struct rpc *rpc)
 {
 	uint64_t next_ms;
 
+	rpc_resume(rpc);
 	if (!rpc->event) {
 		rpc_poll(rpc, UINT64_MAX);
 		return;
@@ -305,6 +313,7 @@ static void rpc_destroy(struct rpc *rpc)
 		} while (ev.type != GRPC_QUEUE_SHUTDOWN);
 	}
 	sd_event_source_disable_unref(rpc->source);
+	sd_event_source_disable_unref(rpc->resume);
 	sd_event_unref(rpc->event);
 	if (rpc->event_fd >= 0)
 		close(rpc->event_fd);
@@ -343,6 +352,12 @@ int rpc_new_on_event(struct sd_event *event, struct rpc **ret_rpc)
 		goto fail;
 	}
 	r = sd_event_add_io(event, &rpc->source, rpc->event_fd, POLLIN, on_inbox, rpc);
+	if (r >= 0)
+		r = sd_event_add_defer(event, &rpc->resume, on_resume, rpc);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(rpc->resume, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_source_set_priority(rpc->resume, RPC_RESUME_PRIORITY);
 	if (r < 0)
 		goto fail;
 	sigfillset(&all);

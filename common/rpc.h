@@ -75,6 +75,14 @@ void rpc_free(struct rpc *rpc);
  * callback batch ran, the deadline passed, or rpc_wake() was called. */
 int rpc_poll(struct rpc *rpc, uint64_t deadline_ms);
 
+/*
+ * Reads that were put off until the work of the turn is done go on: the next
+ * message of a call comes after this. rpc_poll() begins with it, and the
+ * sd-event loop comes to it when it has nothing else; a loop that may be busy
+ * for long calls it at the end of its turn.
+ */
+void rpc_resume(struct rpc *rpc);
+
 /* Makes rpc_poll() return; from any thread. Not for signal handlers. */
 void rpc_wake(struct rpc *rpc);
 

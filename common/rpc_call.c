@@ -21,16 +21,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <systemd/sd-event.h>
+#include <utlist.h>
 
 struct rpc_item {
 	struct rpc_item *next;
 	grpc_slice slice;
 };
 
+static void call_wake_up(struct rpc_call *call)
+{
+	if (!call->rests)
+		return;
+	call->rests = false;
+	DL_DELETE2(call->rpc->resting, call, rest_prev, rest_next);
+}
+
 static void call_free(struct rpc_call *call)
 {
 	struct rpc_server *server = call->server;
 
+	call_wake_up(call);
 	if (call->prev)
 		call->prev->next = call->next;
 	else
@@ -302,6 +313,33 @@ static void call_read(struct rpc_call *call)
 	rpc_call_start_batch(call, &op, 1, &call->on_recv);
 }
 
+/* A client reads to the end, or the status would not come. */
+static bool call_reads_on(const struct rpc_call *call)
+{
+	return !call->server || (!call->end_received && !call->finishing && !call->cancelled);
+}
+
+/* Starting a read makes the library tell the peer how much it may send, a
+ * system call that what follows from this message need not wait for. */
+static void call_rest(struct rpc_call *call)
+{
+	call->rests = true;
+	DL_APPEND2(call->rpc->resting, call, rest_prev, rest_next);
+	if (call->rpc->resume)
+		sd_event_source_set_enabled(call->rpc->resume, SD_EVENT_ONESHOT);
+}
+
+void rpc_resume(struct rpc *rpc)
+{
+	while (rpc->resting) {
+		struct rpc_call *call = rpc->resting;
+
+		call_wake_up(call);
+		if (call_reads_on(call))
+			call_read(call);
+	}
+}
+
 static void call_garbage(struct rpc_call *call, const char *why)
 {
 	if (call->server) {
@@ -354,9 +392,8 @@ static void call_received(struct rpc_tag *tag, bool ok)
 		call_deliver(call, buffer);
 	else
 		grpc_byte_buffer_destroy(buffer);
-	/* A client reads to the end, or the status would not come. */
-	if (!call->server || (!call->end_received && !call->finishing && !call->cancelled))
-		call_read(call);
+	if (call_reads_on(call))
+		call_rest(call);
 	call_settle(call);
 }
 

@@ -48,6 +48,7 @@ struct rpc_done {
 struct rpc {
 	grpc_completion_queue *cq;
 	struct rpc_call *calls;
+	struct rpc_call *resting; /* their next read is put off to the end of the turn */
 	struct rpc_server *servers;
 	/* One decoder chunk kept for the next message. */
 	void *spare;
@@ -58,6 +59,7 @@ struct rpc {
 	/* rpc_new_on_event(): the mailbox between the queue thread and the loop. */
 	struct sd_event *event;
 	struct sd_event_source *source;
+	struct sd_event_source *resume; /* at the latest then, the reads go on */
 	pthread_t thread;
 	int event_fd;
 	pthread_mutex_t lock;
@@ -70,6 +72,8 @@ struct rpc {
 struct rpc_call {
 	struct rpc *rpc;
 	struct rpc_call *prev, *next;
+	struct rpc_call *rest_prev, *rest_next;
+	bool rests;
 	struct rpc_server *server; /* NULL: a client's */
 	grpc_call *call;
 	struct rpc_call_ops ops;

@@ -323,6 +323,7 @@ void agent_settle(struct agent *a)
 	}
 	uplink_flush(a->uplink, now_ms);
 	uplink_expire(a->uplink, now_ms);
+	rpc_resume(a->rpc);
 	timer_arm(a);
 }
 
