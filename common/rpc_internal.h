@@ -30,8 +30,10 @@
 #define RPC_PING_INTERVAL_MIN_MS       300
 #define RPC_CONNECT_TIMEOUT_MS	       2000
 #define RPC_WINDOW_BYTES	       (1024 * 1024)
-#define RPC_BACKOFF_MIN_MS	       100
-#define RPC_BACKOFF_MAX_MS	       1000
+/* After the loop's other work of the turn. */
+#define RPC_RESUME_PRIORITY 10
+#define RPC_BACKOFF_MIN_MS  100
+#define RPC_BACKOFF_MAX_MS  1000
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
