@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 mcmesh_test(test_node_gmp
-	SOURCES unit/node/gmp_harness.c unit/node/gmp_state.c
+	SOURCES unit/node/gmp_harness.c unit/node/gmp_state.c unit/node/gmp_wire.c
 	LIBS mcmesh_gmp)

@@ -216,7 +216,7 @@ void frame_report(struct frame *f, bool v6, const struct addr *host, const struc
 
 void frame_simple(struct frame *f, uint8_t type, const struct addr *host, const struct addr *group)
 {
-	bool v6 = !addr_is_v4(group);
+	bool v6 = type >= 130;
 	struct ip ip = ip_from(v6, host);
 	uint8_t payload[24] = { type };
 
