@@ -74,8 +74,7 @@ void log_free(struct log *log)
 		return;
 	HASH_ITER (hh, log->index, row, row_tmp) {
 		HASH_DEL(log->index, row);
-		filter_deinit(&row->filter);
-		free(row);
+		row_free(row);
 	}
 	HASH_ITER (hh, log->nodes, node, node_tmp) {
 		HASH_DEL(log->nodes, node);
