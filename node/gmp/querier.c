@@ -90,7 +90,7 @@ void port_send_query(struct port *port, bool v6, const struct addr *group,
 		size_t part = n - off, max = wire_query_max_sources(v6);
 
 		q.n_sources = (uint16_t)(part > max ? max : part);
-		q.sources = sources + off;
+		q.sources = n ? sources + off : NULL;
 		off += q.n_sources;
 		fx_frame(fx, GMP_FX_QUERY, port->id, frame, wire_query_encode(&q, frame));
 		count(port, GMP_C_queries_sent);
