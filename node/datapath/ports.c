@@ -116,7 +116,7 @@ static void port_remove(struct datapath *dp, struct port *p)
 static int port_add(struct datapath *dp, uint32_t ifindex, uint32_t segment, uint32_t bridge)
 {
 	struct dp_port *port;
-	uint32_t number, generation;
+	uint32_t number, generation = 0;
 	int rc;
 
 	numbers_reclaim(&dp->port_numbers, datapath_now_ms());
