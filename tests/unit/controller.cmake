@@ -4,3 +4,9 @@ mcmesh_test(test_controller_services SOURCES unit/controller/services.c unit/con
 	LIBS mcmesh_controller)
 mcmesh_test(test_controller_operators
 	SOURCES unit/controller/operators.c unit/controller/harness.c LIBS mcmesh_controller)
+mcmesh_test(test_controller_feed
+	SOURCES unit/controller/feed.c unit/controller/harness.c LIBS mcmesh_controller)
+
+# Not a test: prints what the controller's log costs at scale.
+add_executable(mcmesh-bench-plan EXCLUDE_FROM_ALL bench/plan.c)
+target_link_libraries(mcmesh-bench-plan PRIVATE mcmesh_controller)

@@ -6,6 +6,7 @@ struct controller *c;
 struct controller_config *config;
 struct rpc_channel *channel;
 char target[32], ask_text[256];
+int listen_ports[2];
 
 void turn(void)
 {
@@ -172,17 +173,17 @@ void setup_with(void (*configure)(struct controller_config *))
 {
 	struct rpc_channel_options options = { 0 };
 	char why[CONTROLLER_WHY_MAX];
-	int port = 0;
 
 	cr_assert_eq(controller_config_load(NULL, &config, why), 0);
 	cr_assert_eq(controller_config_set_listen(config, "127.0.0.1:0"), 0);
 	/* No test lives so long: a slow machine makes nobody silent. */
-	config->stale_ms = config->hold_ms = 600000;
+	config->stale_ms = 600000;
+	config->hold_ms = 2 * config->stale_ms;
 	if (configure)
 		configure(config);
 	cr_assert_eq(rpc_new(&rpc), 0);
-	cr_assert_eq(controller_new(config, rpc, &port, &c, why), 0, "%s", why);
-	snprintf(target, sizeof(target), "127.0.0.1:%d", port);
+	cr_assert_eq(controller_new(config, rpc, listen_ports, &c, why), 0, "%s", why);
+	snprintf(target, sizeof(target), "127.0.0.1:%d", listen_ports[0]);
 	options.target = target;
 	cr_assert_eq(rpc_channel_new(rpc, &options, &channel), 0);
 }

@@ -21,7 +21,8 @@ extern struct rpc *rpc;
 extern struct controller *c;
 extern struct controller_config *config;
 extern struct rpc_channel *channel;
-extern char target[32];
+extern char target[32];	    /* of the channel */
+extern int listen_ports[2]; /* of each address that the controller listens on */
 
 /* What an agent saw; messages live only during their callback. */
 struct agent {

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The feed to agents and to watchers where it is hard: speed, slowness, size, abuse. */
+#include "harness.h"
+
+TestSuite(feed, .init = setup, .fini = teardown, .timeout = 120);
+
+/* The log's revision is what the agent has, in both segments. */
+static bool is_current(const struct agent *a)
+{
+	return a->revision >= log_segment_find(c->log, 1)->revision &&
+	       a->revision0 >= log_segment_find(c->log, 0)->revision;
+}
+
+Test(feed, change_after_idle_goes_out_in_the_same_turn)
+{
+	Mcmesh__V1__Report r = MCMESH__V1__REPORT__INIT;
+	Mcmesh__V1__MemberChange m = MCMESH__V1__MEMBER_CHANGE__INIT, *members = &m;
+	uint8_t group[4] = { 239, 1, 1, 7 };
+	uint64_t end = controller_now_ms() + PATIENCE_MS, idle_at, deltas, reports;
+	static struct agent a, b;
+
+	two_agents(&a, &b);
+	UNTIL(is_current(&a) && is_current(&b));
+	idle_at = controller_now_ms() + config->coalesce_ms + 1;
+	UNTIL(controller_now_ms() >= idle_at);
+	m.segment = 1;
+	m.group = (ProtobufCBinaryData){ 4, group };
+	m.mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
+	r.sequence = 2;
+	r.n_members = 1;
+	r.members = &members;
+	deltas = c->counters.deltas;
+	reports = c->counters.reports;
+	agent_send(&a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT, &r);
+	while (c->counters.reports == reports && controller_now_ms() < end)
+		rpc_poll(rpc, controller_now_ms() + 50);
+	cr_assert_eq(c->counters.reports, reports + 1);
+	cr_assert_eq(c->counters.deltas, deltas);
+	controller_turn(c, controller_now_ms());
+	cr_assert_eq(c->counters.deltas, deltas + 2, "not in the turn of the report");
+	/* What follows within the window waits for its end. */
+	r.sequence = 3;
+	group[3] = 8;
+	config->coalesce_ms = 1000;
+	reports = c->counters.reports;
+	UNTIL(b.deltas == 1);
+	agent_report(&a, 3, false, 8); /* opens a window of 1000 ms, goes at once */
+	UNTIL(b.deltas == 2);
+	agent_report(&a, 4, false, 9);
+	agent_report(&a, 5, false, 10);
+	cr_assert_eq(b.deltas, 2);
+	UNTIL(b.deltas == 3);
+	cr_assert_eq(b.changes, 2);
+}
+
+Test(feed, snapshot_larger_than_a_chunk_is_whole)
+{
+	static struct agent a, b;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	UNTIL(a.session);
+	agent_report_many(&a, 1, true, 0, 3000, 0);
+	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2 });
+	agent_report(&b, 1, true, 0);
+	UNTIL(b.completes);
+	/* The last snapshot: an earlier one could not be complete. */
+	cr_assert(b.chunks / b.snapshots > 2, "%u chunks, %u snapshots", b.chunks, b.snapshots);
+	cr_assert_eq(b.rows, 3000 * b.snapshots);
+	cr_assert_eq(b.revision, log_revision(c->log));
+}
+
+static void configure_two_addresses(struct controller_config *into)
+{
+	into->listen = reallocarray(into->listen, 3, sizeof(*into->listen));
+	into->listen[1] = strdup("127.0.0.2:0");
+	into->listen[2] = NULL;
+	into->listen_count = 2;
+}
+
+static void setup_two_addresses(void)
+{
+	setup_with(configure_two_addresses);
+}
+
+TestSuite(two_addresses, .init = setup_two_addresses, .fini = teardown, .timeout = 120);
+
+Test(two_addresses, slow_agent_costs_bounded_memory_and_catches_up)
+{
+	struct rpc_channel_options options = { 0 };
+	static struct agent a, slow;
+	struct rpc_channel *other;
+	struct session *session;
+	struct rpc *behind;
+	char other_target[32];
+	size_t most = 0;
+	uint64_t end;
+
+	/* A runtime of its own, so that it can stop to read, and another address, so
+	 * that the library does not share the connection. */
+	snprintf(other_target, sizeof(other_target), "127.0.0.2:%d", listen_ports[1]);
+	options.target = other_target;
+	cr_assert_eq(rpc_new(&behind), 0);
+	cr_assert_eq(rpc_channel_new(behind, &options, &other), 0);
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	UNTIL(a.session);
+	agent_open(&slow,
+		   &(struct hello){ .node = "n2", .vtep = 2, .instance = 2, .channel = other });
+	UNTIL((rpc_poll(behind, 0), slow.session && slow.snapshots));
+	session = registry_find(c->registry, "n2")->session;
+	/* About 6 kB a row; all change again and again. */
+	for (uint64_t i = 1; i <= 60 || (i <= 600 && !c->counters.slow_agents); i++) {
+		agent_report_many(&a, i, false, (uint32_t)(i % 20) * 10, 10,
+				  (uint32_t)(1000 + i / 20 % 20));
+		if (rpc_call_backlog(session->call) > most)
+			most = rpc_call_backlog(session->call);
+	}
+	cr_assert(c->counters.slow_agents > 0);
+	cr_assert(most > FEED_BACKLOG_MAX, "%zu", most);
+	cr_assert(most < FEED_BACKLOG_MAX + 2 * FEED_DELTA_BYTES, "%zu", most);
+	cr_assert_not(a.closed);
+	cr_assert(slow.revision < log_revision(c->log));
+	UNTIL((rpc_poll(behind, 0), slow.revision == log_revision(c->log)));
+	cr_assert_not(slow.closed);
+	rpc_call_cancel(slow.call);
+	end = controller_now_ms() + PATIENCE_MS;
+	while (!slow.closed && controller_now_ms() < end) {
+		rpc_poll(behind, controller_now_ms() + 10);
+		turn();
+	}
+	rpc_channel_free(other);
+	rpc_free(behind);
+}
+
+/* ---- abuse ---------------------------------------------------------------------- */
+
+static void expect_end(struct agent *bad, int status)
+{
+	UNTIL(bad->closed);
+	cr_assert_eq(bad->status, status, "%d %s", bad->status, bad->text);
+	cr_assert(strlen(bad->text) > 10, "%s", bad->text);
+	cr_assert_null(strchr(bad->text, '\n'));
+}
+
+Test(feed, bad_message_ends_its_own_session_only)
+{
+	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
+	Mcmesh__V1__Answer answer = MCMESH__V1__ANSWER__INIT;
+	Mcmesh__V1__Hello hello = MCMESH__V1__HELLO__INIT;
+	static const struct rpc_call_ops none = { 0 };
+	static struct agent a, b, bad;
+	struct rpc_call *call;
+
+	two_agents(&a, &b);
+	agent_open(&bad, &(struct hello){ .node = "not a name", .vtep = 9, .instance = 9 });
+	expect_end(&bad, RPC_INVALID_ARGUMENT);
+	agent_open(&bad, &(struct hello){ .node = "n9", .vtep = 2, .instance = 9 });
+	expect_end(&bad, RPC_ALREADY_EXISTS);
+	agent_open(&bad, &(struct hello){ .node = "n9", .vtep = 9, .instance = 9 });
+	agent_send(&bad, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO, &hello);
+	expect_end(&bad, RPC_INVALID_ARGUMENT);
+	agent_open(&bad, &(struct hello){ .node = "n9", .vtep = 9, .instance = 9, .attempt = 1 });
+	UNTIL(bad.session);
+	agent_send(&bad, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT, &heartbeat);
+	answer.id = 12345; /* nobody asked */
+	agent_send(&bad, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER, &answer);
+	agent_report(&bad, 1, false, 7);
+	cr_assert_not(bad.closed);
+	agent_report(&bad, 0, false, 8);
+	expect_end(&bad, RPC_INVALID_ARGUMENT);
+	/* A call that says nothing, and one that is cut off in its beginning. */
+	cr_assert_eq(rpc_channel_call(channel, "/mcmesh.v1.NodeService/Sync",
+				      &mcmesh__v1__controller_message__descriptor, &none, 0, NULL,
+				      &call),
+		     0);
+	rpc_call_cancel(call);
+	agent_report(&a, 2, false, 9);
+	UNTIL(b.revision == log_revision(c->log));
+	cr_assert_not(a.closed || b.closed);
+}
+
+Test(feed, bad_rows_are_refused_one_by_one)
+{
+	Mcmesh__V1__Report r = MCMESH__V1__REPORT__INIT;
+	Mcmesh__V1__MemberChange m[6], *members[6];
+	uint8_t good[4] = { 239, 1, 1, 7 }, unicast[4] = { 10, 0, 0, 1 };
+	ProtobufCBinaryData source = { 4, good };
+	static struct agent a, b;
+
+	two_agents(&a, &b);
+	for (int i = 0; i < 6; i++) {
+		mcmesh__v1__member_change__init(members[i] = &m[i]);
+		m[i].segment = 1;
+		m[i].group = (ProtobufCBinaryData){ 4, good };
+		m[i].mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
+	}
+	m[0].group.len = 3;
+	m[1].group.data = unicast;
+	m[2].segment = 0;
+	m[3].segment = 1u << 24;
+	m[4].n_sources = 1;
+	m[4].sources = &source; /* a multicast source */
+	r.sequence = 2;
+	r.n_members = 6;
+	r.members = members;
+	agent_send(&a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT, &r);
+	UNTIL(a.accepted == 2);
+	cr_assert_eq(a.refused, 5);
+	UNTIL(b.deltas == 1);
+	cr_assert_eq(b.changes, 1);
+	cr_assert_not(a.closed);
+}
+
+/* ---- Watch ------------------------------------------------------------------------ */
+
+struct watched {
+	unsigned int puts, deletes, synced, node_puts;
+	Mcmesh__V1__Node__State state; /* of the last node */
+	char token[128];
+	bool closed;
+	int status;
+};
+
+static void watched_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Mcmesh__V1__WatchResponse *e = (const Mcmesh__V1__WatchResponse *)message;
+	struct watched *w = rpc_call_userdata(call);
+
+	if (!e)
+		return;
+	if (e->resume_token[0])
+		snprintf(w->token, sizeof(w->token), "%s", e->resume_token);
+	w->synced += e->type == MCMESH__V1__WATCH_RESPONSE__TYPE__SYNCED;
+	w->deletes += e->type == MCMESH__V1__WATCH_RESPONSE__TYPE__DELETE;
+	if (e->type != MCMESH__V1__WATCH_RESPONSE__TYPE__PUT)
+		return;
+	if (e->object_case == MCMESH__V1__WATCH_RESPONSE__OBJECT_NODE) {
+		w->node_puts++;
+		w->state = e->node->state;
+	} else {
+		w->puts++;
+	}
+}
+
+static void watched_close(struct rpc_call *call, int status, const char *text)
+{
+	struct watched *w = rpc_call_userdata(call);
+
+	w->closed = true;
+	w->status = status;
+}
+
+static struct rpc_call *watch(struct watched *w, const char *token, const char *node, bool members)
+{
+	static const struct rpc_call_ops ops = { watched_message, NULL, watched_close };
+	Mcmesh__V1__WatchRequest q = MCMESH__V1__WATCH_REQUEST__INIT;
+	struct rpc_call *call;
+
+	q.resume_token = (char *)token;
+	q.node = (char *)node;
+	q.members_only = members;
+	cr_assert_eq(rpc_channel_call(channel, "/mcmesh.v1.MeshService/Watch",
+				      &mcmesh__v1__watch_response__descriptor, &ops, 0, w, &call),
+		     0);
+	rpc_call_send(call, &q.base);
+	rpc_call_finish(call, 0, "%s", "");
+	return call;
+}
+
+Test(feed, watch_resumes_after_its_token)
+{
+	static struct watched first, again, late, wrong;
+	static struct agent a, b;
+	struct rpc_call *call;
+	char token[128];
+
+	two_agents(&a, &b);
+	agent_report(&a, 2, false, 7);
+	call = watch(&first, "", "", true);
+	UNTIL(first.synced);
+	cr_assert_eq(first.puts, 1);
+	memcpy(token, first.token, sizeof(token));
+	rpc_call_cancel(call);
+	UNTIL(first.closed);
+	agent_report(&a, 3, false, 8);
+	agent_report(&a, 4, true, 8); /* 7 goes */
+	watch(&again, token, "", true);
+	UNTIL(again.puts == 1 && again.deletes == 1);
+	cr_assert_eq(again.synced, 0);
+	watch(&wrong, "nonsense", "", true);
+	UNTIL(wrong.closed);
+	cr_assert_eq(wrong.status, RPC_INVALID_ARGUMENT);
+	/* Another epoch: as far away as a revision that is forgotten. */
+	token[0] = token[0] == '0' ? '1' : '0';
+	watch(&late, token, "", true);
+	UNTIL(late.closed);
+	cr_assert_eq(late.status, RPC_OUT_OF_RANGE);
+	cr_assert_not(again.closed);
+}
+
+static void configure_short_log(struct controller_config *into)
+{
+	into->log_tombstones = 16;
+}
+
+static void setup_short_log(void)
+{
+	setup_with(configure_short_log);
+}
+
+TestSuite(short_log, .init = setup_short_log, .fini = teardown, .timeout = 60);
+
+Test(short_log, token_that_the_log_forgot_is_out_of_range)
+{
+	static struct watched first, late;
+	static struct agent a, b;
+
+	two_agents(&a, &b);
+	agent_report(&a, 2, false, 7);
+	watch(&first, "", "", true);
+	UNTIL(first.synced);
+	memcpy(late.token, first.token, sizeof(late.token));
+	agent_report_many(&a, 3, false, 0, 40, 0);
+	agent_report(&a, 4, true, 0); /* 41 deletions, 16 are remembered */
+	watch(&late, late.token, "", true);
+	UNTIL(late.closed);
+	cr_assert_eq(late.status, RPC_OUT_OF_RANGE);
+}
+
+Test(feed, watch_shows_changes_of_a_nodes_state)
+{
+	static struct agent a, b;
+	static struct watched w;
+
+	two_agents(&a, &b);
+	watch(&w, "", "n1", false);
+	UNTIL(w.synced);
+	cr_assert_eq(w.state, MCMESH__V1__NODE__STATE__CONNECTED);
+	registry_heard(c->registry, registry_find(c->registry, "n1"),
+		       controller_now_ms() - config->stale_ms);
+	registry_heard(c->registry, registry_find(c->registry, "n2"), controller_now_ms());
+	UNTIL(w.state == MCMESH__V1__NODE__STATE__STALE);
+	agent_report(&a, 2, false, 0); /* it is heard again */
+	UNTIL(w.state == MCMESH__V1__NODE__STATE__CONNECTED);
+	registry_set_draining(c->registry, registry_find(c->registry, "n1"), true);
+	UNTIL(w.state == MCMESH__V1__NODE__STATE__DRAINING);
+	rpc_call_cancel(a.call);
+	UNTIL(w.deletes == 1);
+}
+
+/* ---- a store that began empty -------------------------------------------------------- */
+
+Test(feed, fresh_log_is_complete_when_all_known_nodes_reported_or_the_hold_passed)
+{
+	static struct agent a, b;
+	uint64_t turns = 0, end;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1, .known = "n7" });
+	UNTIL(a.session);
+	agent_report(&a, 1, true, 7);
+	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2 });
+	agent_report(&b, 1, true, 8);
+	UNTIL(a.snapshots && b.snapshots);
+	cr_assert_eq(a.completes + b.completes, 0, "n7 has not reported");
+	/* n7 never comes: the hold time ends it, by the turn alone. */
+	cr_assert(registry_tick(c->registry, controller_now_ms() + config->hold_ms));
+	registry_connect(c->registry, registry_find(c->registry, "n1"),
+			 registry_find(c->registry, "n1")->session, controller_now_ms());
+	registry_connect(c->registry, registry_find(c->registry, "n2"),
+			 registry_find(c->registry, "n2")->session, controller_now_ms());
+	feed_completed(c->feed);
+	UNTIL(a.completes == 1 && b.completes == 1);
+	/* And nothing spins afterwards. */
+	end = controller_now_ms() + 200;
+	for (; controller_now_ms() < end; turns++)
+		turn();
+	cr_assert(turns < 100, "%lu turns in 200 ms", (unsigned long)turns);
+}
