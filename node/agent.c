@@ -299,6 +299,8 @@ static void timer_arm(struct agent *a)
 	next = min_u64(next, datapath_next_ms(a->datapath));
 	if (a->flush_retry_ms)
 		next = min_u64(next, a->flush_retry_ms);
+	if (a->punt_check_ms)
+		next = min_u64(next, a->punt_check_ms);
 	if (next == UINT64_MAX) {
 		sd_event_source_set_enabled(a->timer, SD_EVENT_OFF);
 		return;
@@ -327,18 +329,6 @@ void agent_settle(struct agent *a)
 	timer_arm(a);
 }
 
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
-{
-	struct agent *a = userdata;
-	uint64_t now_ms = agent_now_ms();
-
-	/* Bounded by the engine; the timer comes back at once while there is more. */
-	gmp_expire(a->gmp, now_ms, &a->fx);
-	agent_ports_expire(a, now_ms);
-	datapath_tick(a->datapath, now_ms);
-	return 0;
-}
-
 static int on_post(sd_event_source *source, void *userdata)
 {
 	agent_settle(userdata);
@@ -359,11 +349,57 @@ static void on_punt(const struct datapath_punt *punt, void *userdata)
 	gmp_input(a->gmp, punt->ifindex, punt->frame, punt->len, agent_now_ms(), &a->fx);
 }
 
+static int port_punt_lost(const struct datapath_counter *counter, void *userdata)
+{
+	struct agent *a = userdata;
+	struct agent_port *port = agent_port_find(a, counter->ifindex);
+
+	if (!port || strcmp(counter->name, "punt_lost") != 0 || counter->packets == port->punt_lost)
+		return 0;
+	port->punt_lost = counter->packets;
+	if (port->in_engine) {
+		log_warning("Reports of a port were lost; it is asked again. port=%s", port->name);
+		gmp_port_query(a->gmp, port->ifindex, agent_now_ms(), &a->fx);
+	}
+	return 0;
+}
+
+/* A join that was lost would otherwise wait for the next general query. */
+static void punt_check(struct agent *a, uint64_t now_ms)
+{
+	uint64_t lost;
+
+	if (!a->punt_check_ms || now_ms < a->punt_check_ms)
+		return;
+	a->punt_check_ms = 0;
+	lost = datapath_punt_lost(a->datapath);
+	if (lost == a->punt_lost)
+		return;
+	a->punt_lost = lost;
+	datapath_counters_walk(a->datapath, port_punt_lost, a);
+}
+
 static int on_punt_ready(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
 	struct agent *a = userdata;
 
+	if (!a->punt_check_ms)
+		a->punt_check_ms = agent_now_ms() + AGENT_PUNT_CHECK_MS;
+
 	datapath_punt_consume(a->datapath, AGENT_PUNT_BATCH, on_punt, a);
+	return 0;
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct agent *a = userdata;
+	uint64_t now_ms = agent_now_ms();
+
+	/* Bounded by the engine; the timer comes back at once while there is more. */
+	gmp_expire(a->gmp, now_ms, &a->fx);
+	agent_ports_expire(a, now_ms);
+	datapath_tick(a->datapath, now_ms);
+	punt_check(a, now_ms);
 	return 0;
 }
 

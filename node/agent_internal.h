@@ -25,6 +25,7 @@
 #define AGENT_PUNT_BATCH      512  /* frames a loop turn, so that nothing else waits long */
 #define AGENT_CARRIER_HOLD_MS 1000 /* a link that flaps keeps its memberships */
 #define AGENT_RETRY_MS	      1000 /* a failed attach or map write is tried again */
+#define AGENT_PUNT_CHECK_MS   1000 /* from a punt to a look at what was lost */
 #define AGENT_MAX_WATCHERS    64
 
 struct agent_port {
@@ -39,6 +40,7 @@ struct agent_port {
 	bool in_engine;
 	uint64_t carrier_lost_ms; /* 0: not waiting */
 	uint64_t retry_ms;	  /* 0: not waiting; not attached, tried again then */
+	uint64_t punt_lost;	  /* as counted when it was last looked at */
 	char detail[DATAPATH_WHY_MAX];
 	UT_hash_handle hh;
 };
@@ -87,7 +89,9 @@ struct agent {
 	uint64_t flush_retry_ms; /* 0: everything is in the maps */
 
 	struct rpc_call *watchers[AGENT_MAX_WATCHERS];
-	uint64_t punts_stale; /* frames of ports that are gone */
+	uint64_t punt_lost;	/* of all ports, as last seen */
+	uint64_t punt_check_ms; /* 0: nothing was punted since the last look */
+	uint64_t punts_stale;	/* frames of ports that are gone */
 	uint64_t queries_failed;
 };
 

@@ -105,3 +105,24 @@ int datapath_counters_walk(struct datapath *dp,
 
 	return per_cpu ? walk_all(&w) : -ENOMEM;
 }
+
+static uint64_t counter_sum(struct datapath *dp, struct dp_count *per_cpu, uint32_t number)
+{
+	uint64_t packets = 0;
+
+	if (datapath_map_get(dp->skel->maps.counters, &number, per_cpu) < 0)
+		return 0;
+	for (uint32_t cpu = 0; cpu < dp->n_cpus; cpu++)
+		packets += per_cpu[cpu].packets;
+	return packets;
+}
+
+uint64_t datapath_punt_lost(struct datapath *dp)
+{
+	_cleanup_free_ struct dp_count *per_cpu = calloc(dp->n_cpus, sizeof(*per_cpu));
+
+	if (!per_cpu)
+		return 0;
+	return counter_sum(dp, per_cpu, DP_COUNTER_DROPS + DP_DROP_PUNT_RATE) +
+	       counter_sum(dp, per_cpu, DP_COUNTER_DROPS + DP_DROP_PUNT_RING);
+}

@@ -196,6 +196,9 @@ int datapath_counters_walk(struct datapath *dp,
 			   int (*fn)(const struct datapath_counter *counter, void *userdata),
 			   void *userdata);
 
+/* Frames that were to be punted and were lost (rate, ring), on all ports. */
+uint64_t datapath_punt_lost(struct datapath *dp);
+
 /* Frees what waited for its grace period; call when datapath_next_ms() is due
  * (CLOCK_MONOTONIC milliseconds, UINT64_MAX: never). */
 void datapath_tick(struct datapath *dp, uint64_t now_ms);
