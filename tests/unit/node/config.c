@@ -48,7 +48,7 @@ Test(node_config, defaults)
 	cr_expect_eq(c->n_ports, 0);
 	cr_expect_eq(c->log_level, LOG_LEVEL_INFO);
 	cr_expect_eq(c->datapath.attach, DATAPATH_ATTACH_AUTO);
-	cr_expect_eq(c->datapath.max_ports, 0);
+	cr_expect_eq(c->datapath.max_ports, DATAPATH_MAX_PORTS);
 	cr_expect_eq(c->gmp.robustness, gmp.robustness);
 	cr_expect_eq(c->gmp.querier, gmp.querier);
 	cr_expect_eq(c->gmp.igmp_version, gmp.igmp_version);
