@@ -290,10 +290,12 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 		r = rpc_server_start(c->server);
 	}
 	if (r < 0)
-		snprintf(why, CONTROLLER_WHY_MAX,
-			 "cannot listen on %s%s: %s (is another controller running?)",
+		snprintf(why, CONTROLLER_WHY_MAX, "cannot listen on %s%s: %s%s",
 			 c->config->listen[0], c->config->listen_count > 1 ? " and the others" : "",
-			 strerror(-r));
+			 strerror(-r),
+			 r == -EADDRINUSE ? ", or this is not an address of this machine as "
+					    "HOST:PORT, [IPV6]:PORT or unix:/PATH"
+					  : "");
 	return r;
 }
 

@@ -2,7 +2,20 @@
 /* The feed to agents and to watchers where it is hard: speed, slowness, size, abuse. */
 #include "harness.h"
 
-TestSuite(feed, .init = setup, .fini = teardown, .timeout = 120);
+static void configure_two_addresses(struct controller_config *into)
+{
+	into->listen = reallocarray(into->listen, 3, sizeof(*into->listen));
+	into->listen[1] = strdup("127.0.0.2:0");
+	into->listen[2] = NULL;
+	into->listen_count = 2;
+}
+
+static void setup_two_addresses(void)
+{
+	setup_with(configure_two_addresses);
+}
+
+TestSuite(feed, .init = setup_two_addresses, .fini = teardown, .timeout = 60);
 
 /* The log's revision is what the agent has, in both segments. */
 static bool is_current(const struct agent *a)
@@ -69,22 +82,7 @@ Test(feed, snapshot_larger_than_a_chunk_is_whole)
 	cr_assert_eq(b.revision, log_revision(c->log));
 }
 
-static void configure_two_addresses(struct controller_config *into)
-{
-	into->listen = reallocarray(into->listen, 3, sizeof(*into->listen));
-	into->listen[1] = strdup("127.0.0.2:0");
-	into->listen[2] = NULL;
-	into->listen_count = 2;
-}
-
-static void setup_two_addresses(void)
-{
-	setup_with(configure_two_addresses);
-}
-
-TestSuite(two_addresses, .init = setup_two_addresses, .fini = teardown, .timeout = 120);
-
-Test(two_addresses, slow_agent_costs_bounded_memory_and_catches_up)
+Test(feed, slow_agent_costs_bounded_memory_and_catches_up)
 {
 	struct rpc_channel_options options = { 0 };
 	static struct agent a, slow;
