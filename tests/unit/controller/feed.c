@@ -328,15 +328,18 @@ Test(feed, watch_shows_changes_of_a_nodes_state)
 {
 	static struct agent a, b;
 	static struct watched w;
+	uint64_t start;
 
 	two_agents(&a, &b);
 	watch(&w, "", "n1", false);
 	UNTIL(w.synced);
 	cr_assert_eq(w.state, MCMESH__V1__NODE__STATE__CONNECTED);
+	start = controller_now_ms();
 	registry_heard(c->registry, registry_find(c->registry, "n1"),
 		       controller_now_ms() - config->stale_ms);
 	registry_heard(c->registry, registry_find(c->registry, "n2"), controller_now_ms());
 	UNTIL(w.state == MCMESH__V1__NODE__STATE__STALE);
+	cr_assert(controller_now_ms() < start + 4000, "only with a bookmark");
 	agent_report(&a, 2, false, 0); /* it is heard again */
 	UNTIL(w.state == MCMESH__V1__NODE__STATE__CONNECTED);
 	registry_set_draining(c->registry, registry_find(c->registry, "n1"), true);
