@@ -125,8 +125,12 @@ static size_t hash(const struct gmp *gmp, uint32_t port, const struct addr *a)
 
 	memcpy(w, a->b, 16);
 	h = (h ^ w[0]) * 0xff51afd7ed558ccdull;
-	h = ((h ^ h >> 32) ^ w[1]) * 0xc4ceb9fe1a85ec53ull;
-	return (size_t)(h ^ h >> 29);
+	h ^= h >> 32 ^ w[1];
+	/* Groups differ in their last octets, the high bits of w[1]: they must
+	 * come down before a product can spread them. */
+	h = (h ^ h >> 33) * 0xff51afd7ed558ccdull;
+	h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53ull;
+	return (size_t)(h ^ h >> 33);
 }
 
 static size_t slot(const struct gmp *gmp, uint32_t port, const struct addr *a)

@@ -6,3 +6,6 @@ mcmesh_test(test_node_gmp
 mcmesh_test(test_node_gmp_oom SOURCES unit/node/gmp_harness.c unit/node/gmp_oom.c LIBS mcmesh_gmp)
 target_link_options(test_node_gmp_oom PRIVATE
 	-Wl,--wrap=malloc -Wl,--wrap=calloc -Wl,--wrap=realloc)
+
+add_executable(mcmesh-bench-gmp EXCLUDE_FROM_ALL bench/gmp.c)
+target_link_libraries(mcmesh-bench-gmp PRIVATE mcmesh_flags mcmesh_gmp)
