@@ -121,6 +121,7 @@ static void on_remote_add(const struct addr *vtep, const char *node, void *userd
 	}
 	remote->references++;
 	remote->going = false;
+	a->lists_due = true;
 	r = datapath_remote_set(a->datapath, vtep, node);
 	if (r < 0)
 		log_error("A node cannot be reached: raise limits.remotes. node=%s vtep=%s err=%s",
@@ -139,6 +140,7 @@ static void on_remote_del(const struct addr *vtep, void *userdata)
 		return;
 	remote->going = true;
 	a->remotes_going = true;
+	a->lists_due = true;
 }
 
 static void on_remote_member(uint32_t segment, const struct addr *group, const struct addr *vtep,
@@ -150,10 +152,40 @@ static void on_remote_member(uint32_t segment, const struct addr *group, const s
 		log_error("A remote member could not be taken: out of memory.");
 }
 
+static int on_config(const Mcmesh__V1__ConfigChange *change, void *userdata)
+{
+	struct agent *a = userdata;
+	int r = settings_change(a->settings, change);
+
+	/* One bad row must not cost the others their session. */
+	if (r < 0)
+		log_warning("A setting of the controller is not one that this agent can take. "
+			    "segment=%u err=%s",
+			    change->segment, strerror(-r));
+	return 0;
+}
+
+static void on_config_unconfirm(void *userdata)
+{
+	struct agent *a = userdata;
+
+	settings_unconfirm(a->settings);
+}
+
+static void on_config_sweep(void *userdata)
+{
+	struct agent *a = userdata;
+
+	settings_sweep(a->settings);
+}
+
 static const struct mirror_ops mirror_ops = {
 	.remote_add = on_remote_add,
 	.remote_del = on_remote_del,
 	.member = on_remote_member,
+	.config = on_config,
+	.config_unconfirm = on_config_unconfirm,
+	.config_sweep = on_config_sweep,
 };
 
 /* ---- engine: effects -------------------------------------------------------- */
@@ -261,11 +293,7 @@ static void effects_run(struct agent *a)
 
 static void save_revision(uint32_t segment, uint64_t revision, void *userdata)
 {
-	struct agent *a = userdata;
-	struct datapath_segment s = { .id = segment, .revision = revision };
-
-	if (datapath_segment_set(a->datapath, &s) < 0)
-		log_warning("The position in the log could not be saved. segment=%u", segment);
+	agent_segment_save(userdata, segment, revision);
 }
 
 static void remotes_sweep(struct agent *a)
@@ -319,6 +347,7 @@ void agent_settle(struct agent *a)
 		a->flush_retry_ms = now_ms + AGENT_RETRY_MS;
 	} else {
 		a->flush_retry_ms = 0;
+		agent_lists_write(a);
 		remotes_sweep(a);
 		if (uplink_applied(a->uplink, now_ms))
 			mirror_segments_walk(a->mirror, save_revision, a);
@@ -434,7 +463,8 @@ static int adopt_segment(const struct datapath_segment *segment, void *userdata)
 {
 	struct agent *a = userdata;
 
-	if (segment->id && !agent_has_segment(a, segment->id))
+	/* Segment 0 has the settings, which are not in the maps: a snapshot of it. */
+	if (!segment->id || !agent_has_segment(a, segment->id))
 		return 0;
 	mirror_seed_revision(a->mirror, segment->id, segment->revision);
 	return 0;
@@ -521,27 +551,9 @@ static void adopt_finish(struct agent *a)
 		if (stale.n < ARRAY_SIZE(stale.ifindex))
 			break;
 	}
-	for (size_t i = 0; i < a->config->n_ports; i++)
-		agent_all_ports_write(a, a->config->ports[i].segment);
+	a->lists_due = true;
+	agent_lists_write(a);
 	a->adopting = false;
-}
-
-static int segments_init(struct agent *a)
-{
-	struct datapath_segment none = { .id = 0 };
-	int r = 0;
-
-	for (size_t i = 0; i < a->config->n_ports && r >= 0; i++)
-		r = mirror_segment_add(a->mirror, a->config->ports[i].segment);
-	if (r < 0 || datapath_adopted(a->datapath))
-		return r;
-	r = datapath_segment_set(a->datapath, &none);
-	for (size_t i = 0; i < a->config->n_ports && r >= 0; i++) {
-		struct datapath_segment s = { .id = a->config->ports[i].segment };
-
-		r = datapath_segment_set(a->datapath, &s);
-	}
-	return r;
 }
 
 static int engines_init(struct agent *a)
@@ -564,6 +576,8 @@ static int engines_init(struct agent *a)
 	r = gmp_new(&a->gmp);
 	if (r >= 0)
 		r = fib_new(&fib_ops, a, &a->fib);
+	if (r >= 0)
+		r = settings_new(a->config->node, &agent_settings_ops, a, &a->settings);
 	if (r >= 0)
 		r = mirror_new(a->config->node, &mirror_ops, a, &a->mirror);
 	if (r >= 0)
@@ -618,7 +632,7 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 	if (r >= 0)
 		r = rtnl_new(&agent_rtnl_ops, a, &a->rtnl);
 	if (r >= 0)
-		r = segments_init(a);
+		r = agent_segments_init(a);
 	a->adopting = true;
 	if (r >= 0)
 		r = adopt_maps(a);
@@ -713,6 +727,7 @@ void agent_free(struct agent *a)
 	rtnl_free(a->rtnl);
 	uplink_free(a->uplink);
 	mirror_free(a->mirror);
+	settings_free(a->settings);
 	fib_free(a->fib);
 	gmp_free(a->gmp);
 	gmp_fx_deinit(&a->fx);

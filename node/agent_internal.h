@@ -20,6 +20,7 @@
 #include "node/identity.h"
 #include "node/mirror.h"
 #include "node/rtnl/rtnl.h"
+#include "node/settings.h"
 #include "node/uplink.h"
 
 #define AGENT_PUNT_BATCH      512  /* frames a loop turn, so that nothing else waits long */
@@ -75,6 +76,7 @@ struct agent {
 	struct gmp_fx fx;
 	struct fib *fib;
 	struct mirror *mirror;
+	struct settings *settings;
 	struct uplink *uplink;
 	struct agent_link *link;
 	int query_fd; /* AF_PACKET: queries and proxied reports go out here */
@@ -85,6 +87,7 @@ struct agent {
 	struct agent_remote *remotes;
 	struct agent_adopted *adopted;
 	bool adopting;
+	bool lists_due; /* the lists of all ports: ports or remotes changed */
 	bool remotes_going;
 	uint64_t flush_retry_ms; /* 0: everything is in the maps */
 
@@ -113,9 +116,27 @@ struct agent_port *agent_port_find_name(const struct agent *agent, const char *n
 const char *agent_port_name(const struct agent *agent, uint32_t ifindex);
 void agent_ports_expire(struct agent *agent, uint64_t now_ms);
 uint64_t agent_ports_next_ms(const struct agent *agent);
-void agent_all_ports_write(struct agent *agent, uint32_t segment);
+void agent_ports_configure(struct agent *agent, uint32_t segment);
 void agent_ports_free(struct agent *agent);
 int agent_overlay_ensure(struct agent *agent, char why[AGENT_WHY_MAX]);
+
+/* ---- segments.c: segments and the settings that the controller pushes ------------------ */
+
+extern const struct settings_ops agent_settings_ops;
+
+int agent_segments_init(struct agent *agent);
+
+/* Saves the segment with its position in the log. */
+void agent_segment_save(struct agent *agent, uint32_t segment, uint64_t revision);
+
+/* Writes the lists of all ports, if they are due. */
+void agent_lists_write(struct agent *agent);
+
+/* The engine's settings for a port of the segment, without its addresses. */
+struct gmp_config agent_segment_gmp(const struct agent *agent, uint32_t segment);
+
+/* The static members of the port, into the engine. */
+void agent_port_statics(struct agent *agent, const struct agent_port *port);
 
 /* ---- link.c: uplink on gRPC ------------------------------------------------- */
 

@@ -101,10 +101,7 @@ static void link_query(const Mcmesh__V1__Query *query, void *userdata)
 
 static void reset_revision(uint32_t segment, uint64_t revision, void *userdata)
 {
-	struct agent *a = userdata;
-	struct datapath_segment s = { .id = segment, .revision = 0 };
-
-	datapath_segment_set(a->datapath, &s);
+	agent_segment_save(userdata, segment, 0);
 }
 
 /* Positions first: a crash in between must not join them with the new epoch. */

@@ -298,10 +298,12 @@ static void segment_unconfirm(struct mirror *m, struct mirror_segment *s)
 
 	DL_FOREACH2(s->rows, row, segment_next)
 	row->confirmed = false;
-	if (s->id == 0) {
-		HASH_ITER (hh, m->nodes, n, next)
-			n->confirmed = false;
-	}
+	if (s->id != 0)
+		return;
+	HASH_ITER (hh, m->nodes, n, next)
+		n->confirmed = false;
+	if (m->ops.config_unconfirm)
+		m->ops.config_unconfirm(m->userdata);
 }
 
 /* Rows of another log have no place in this one's order. */
@@ -469,12 +471,12 @@ static int changes_apply(struct mirror *m, struct mirror_segment *s, Mcmesh__V1_
 			r = member_apply(m, s, c->member);
 		else if (c->change_case == MCMESH__V1__CHANGE__CHANGE_NODE && s->id == 0)
 			r = node_apply(m, c->node);
+		else if (c->change_case == MCMESH__V1__CHANGE__CHANGE_CONFIG && m->ops.config)
+			r = m->ops.config(c->config, m->userdata);
 		else
 			r = 0;
 		if (r < 0)
 			return r;
-		if (c->change_case == MCMESH__V1__CHANGE__CHANGE_CONFIG && m->ops.config)
-			m->ops.config(c->config, m->userdata);
 	}
 	return 0;
 }
@@ -513,6 +515,8 @@ static void segment_sweep(struct mirror *m, struct mirror_segment *s)
 		if (n->known && !n->confirmed)
 			node_delete(m, n);
 	}
+	if (m->ops.config_sweep)
+		m->ops.config_sweep(m->userdata);
 }
 
 int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)

@@ -39,7 +39,11 @@ struct mirror_ops {
 	/* INCLUDE {}: no member any more. */
 	void (*member)(uint32_t segment, const struct addr *group, const struct addr *vtep,
 		       const struct filter *filter, void *userdata);
-	void (*config)(const Mcmesh__V1__ConfigChange *change, void *userdata);
+	/* Configuration rows are the caller's to keep; may be NULL, then all are. */
+	int (*config)(const Mcmesh__V1__ConfigChange *change, void *userdata);
+	/* None is confirmed any more; those that are not by now are gone. */
+	void (*config_unconfirm)(void *userdata);
+	void (*config_sweep)(void *userdata);
 };
 
 int mirror_new(const char *self, const struct mirror_ops *ops, void *userdata,

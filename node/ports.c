@@ -56,37 +56,13 @@ static const struct node_port_pattern *pattern_match(const struct agent *a, cons
 	return NULL;
 }
 
-/* Every port of the segment: link-local groups, and floods. */
-void agent_all_ports_write(struct agent *a, uint32_t segment)
-{
-	_cleanup_free_ uint32_t *ports = calloc(HASH_COUNT(a->ports) + 1, sizeof(*ports));
-	struct datapath_route route = {
-		.kind = DATAPATH_ROUTE_ALL,
-		.segment = segment,
-		.ports = ports,
-	};
-	struct agent_port *port, *next;
-	int r;
-
-	if (!ports)
-		return;
-	HASH_ITER (hh, a->ports, port, next) {
-		if (port->attached && port->segment == segment)
-			ports[route.n_ports++] = port->ifindex;
-	}
-	r = datapath_route_set(a->datapath, &route);
-	if (r < 0)
-		log_warning("The list of all ports could not be written. segment=%u err=%s",
-			    segment, strerror(-r));
-}
-
 /* ---- engine ----------------------------------------------------------------- */
 
 /* MLD queries need a link-local source whatever the host's IPv6 is: one made of
  * the interface's own address (RFC 4291 appendix A). */
 static struct gmp_config port_config(const struct agent *a, const struct agent_port *port)
 {
-	struct gmp_config config = a->config->gmp;
+	struct gmp_config config = agent_segment_gmp(a, port->segment);
 	uint8_t v6[16] = { 0xfe, 0x80 };
 
 	memcpy(config.query_mac, port->mac, sizeof(config.query_mac));
@@ -125,6 +101,20 @@ static void port_enter(struct agent *a, struct agent_port *port)
 	port->in_engine = true;
 	if (a->adopting)
 		port_restore(a, port);
+	agent_port_statics(a, port);
+}
+
+/* New settings of a segment, or of all (0). */
+void agent_ports_configure(struct agent *a, uint32_t segment)
+{
+	struct agent_port *port, *next;
+
+	HASH_ITER (hh, a->ports, port, next) {
+		struct gmp_config config = port_config(a, port);
+
+		if (port->in_engine && (!segment || port->segment == segment))
+			gmp_port_configure(a->gmp, port->ifindex, &config, agent_now_ms(), &a->fx);
+	}
 }
 
 static void port_leave(struct agent *a, struct agent_port *port)
@@ -174,8 +164,7 @@ static void port_attach(struct agent *a, struct agent_port *port)
 	port->attached = true;
 	port->generation = dp.generation;
 	log_info("Port is attached. port=%s segment=%u", port->name, port->segment);
-	if (!a->adopting)
-		agent_all_ports_write(a, port->segment);
+	a->lists_due = true;
 }
 
 static struct agent_port *port_new(struct agent *a, const struct rtnl_link *link,
@@ -209,7 +198,7 @@ static struct agent_port *port_new(struct agent *a, const struct rtnl_link *link
 /* The lists first, then the program: a list never names a port without one. */
 static void port_free(struct agent *a, struct agent_port *port)
 {
-	uint32_t segment = port->segment, ifindex = port->ifindex;
+	uint32_t ifindex = port->ifindex;
 	bool attached = port->attached;
 
 	log_info("Port is gone. port=%s", port->name);
@@ -220,7 +209,8 @@ static void port_free(struct agent *a, struct agent_port *port)
 		fib_port_forget(a->fib, ifindex);
 		fib_flush(a->fib);
 		port->attached = false;
-		agent_all_ports_write(a, segment);
+		a->lists_due = true;
+		agent_lists_write(a);
 		datapath_port_detach(a->datapath, ifindex);
 	}
 	HASH_DEL(a->ports, port);

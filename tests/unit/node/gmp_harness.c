@@ -345,8 +345,11 @@ void rig_query(struct rig *rig, uint32_t port, const struct query *query)
 void rig_wait(struct rig *rig, uint64_t ms)
 {
 	uint64_t end = rig->now + ms;
+	unsigned int still = 0;
 
 	for (uint64_t next; (next = gmp_next_ms(rig->gmp)) <= end;) {
+		still = next > rig->now ? 0 : still + 1;
+		cr_assert_lt(still, 1000, "what is due does not go away");
 		if (next > rig->now)
 			rig->now = next;
 		gmp_expire(rig->gmp, rig->now, &rig->fx);

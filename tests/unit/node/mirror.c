@@ -41,7 +41,7 @@ static void on_member(uint32_t segment, const struct addr *group, const struct a
 						  : "IN");
 }
 
-static const struct mirror_ops ops = { on_add, on_del, on_member, NULL };
+static const struct mirror_ops ops = { on_add, on_del, on_member, NULL, NULL, NULL };
 static const uint8_t epoch1[EPOCH_LEN] = { 1 }, epoch2[EPOCH_LEN] = { 2 };
 
 static struct mirror *make(void)
