@@ -82,7 +82,9 @@ static const struct uplink_ops ops = {
 	.session = on_session,
 	.refused = on_refused,
 };
-static const struct mirror_ops mirror_ops = { no_remote, no_remote_del, no_member, NULL, NULL, NULL };
+static const struct mirror_ops mirror_ops = {
+	no_remote, no_remote_del, no_member, NULL, NULL, NULL
+};
 static const char *const controllers[] = { "c1", NULL };
 static const char *const two_controllers[] = { "c1", "c2", NULL };
 static uint8_t epoch[EPOCH_LEN] = { 7 };
