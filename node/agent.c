@@ -264,8 +264,30 @@ static void router_effect(struct agent *a, const struct gmp_fx_item *item)
 	agent_watch_port(a, port, false);
 }
 
+static int membership_reread(const struct gmp_membership_view *view, void *userdata)
+{
+	struct gmp_fx_item item = { .port = view->port, .group = view->group };
+
+	membership_effect(userdata, &item);
+	return 0;
+}
+
+/* Memory ran out and effects were lost: everything is read anew. Only the
+ * flush that follows writes, so what is the same in the end is not touched. */
+static void memberships_reread(struct agent *a)
+{
+	struct agent_port *port, *next;
+
+	log_warning("Memory ran out for a moment; every membership is read again.");
+	HASH_ITER (hh, a->ports, port, next)
+		fib_port_forget(a->fib, port->ifindex);
+	gmp_memberships_walk(a->gmp, 0, membership_reread, a);
+}
+
 static void effects_run(struct agent *a)
 {
+	bool lost = a->fx.overflow;
+
 	for (size_t i = 0; i < a->fx.n; i++) {
 		const struct gmp_fx_item *item = &a->fx.items[i];
 
@@ -287,6 +309,8 @@ static void effects_run(struct agent *a)
 		}
 	}
 	gmp_fx_clear(&a->fx);
+	if (lost)
+		memberships_reread(a);
 }
 
 /* ---- settle ----------------------------------------------------------------- */
