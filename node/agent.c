@@ -231,7 +231,7 @@ static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 	}
 }
 
-static void routers_write(struct agent *a, uint32_t segment)
+void agent_routers_write(struct agent *a, uint32_t segment)
 {
 	uint32_t *ports = calloc(HASH_COUNT(a->ports) + 1, sizeof(*ports));
 	struct datapath_route route = {
@@ -260,7 +260,9 @@ static void router_effect(struct agent *a, const struct gmp_fx_item *item)
 	if (!port)
 		return;
 	log_info("Port %s a router port. port=%s", item->on ? "is" : "is no longer", port->name);
-	routers_write(a, port->segment);
+	if (fib_router_set(a->fib, port->segment, port->ifindex, item->on) < 0)
+		log_error("A router port could not be taken: out of memory. port=%s", port->name);
+	agent_routers_write(a, port->segment);
 	agent_watch_port(a, port, false);
 }
 
@@ -279,8 +281,11 @@ static void memberships_reread(struct agent *a)
 	struct agent_port *port, *next;
 
 	log_warning("Memory ran out for a moment; every membership is read again.");
-	HASH_ITER (hh, a->ports, port, next)
+	HASH_ITER (hh, a->ports, port, next) {
 		fib_port_forget(a->fib, port->ifindex);
+		fib_router_set(a->fib, port->segment, port->ifindex,
+			       port->in_engine && gmp_port_is_router(a->gmp, port->ifindex));
+	}
 	gmp_memberships_walk(a->gmp, 0, membership_reread, a);
 }
 

@@ -104,6 +104,9 @@ uint64_t agent_now_ms(void);
  * writes the maps, reports, acknowledges, arms the timer. */
 void agent_settle(struct agent *agent);
 
+/* Writes the list of the segment's router ports. */
+void agent_routers_write(struct agent *agent, uint32_t segment);
+
 /* The segments that the port patterns name; 0-terminated walk by index. */
 bool agent_has_segment(const struct agent *agent, uint32_t segment);
 

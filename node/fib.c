@@ -41,9 +41,15 @@ struct fib_group {
 	UT_hash_handle hh;
 };
 
+struct router {
+	uint32_t segment, port;
+};
+
 struct fib {
 	struct fib_ops ops;
 	void *userdata;
+	struct router *routers; /* sorted by port */
+	size_t n_routers;
 	struct fib_group *groups;
 	struct fib_group *dirty;
 	size_t n_entries;
@@ -93,6 +99,7 @@ void fib_free(struct fib *fib)
 		return;
 	HASH_ITER (hh, fib->groups, g, next)
 		group_free(fib, g);
+	free(fib->routers);
 	free(fib);
 }
 
@@ -252,12 +259,66 @@ int fib_remote_set(struct fib *fib, uint32_t segment, const struct addr *group,
 	return receiver_set(fib, segment, group, 0, vtep, filter);
 }
 
+static size_t router_position(const struct fib *fib, uint32_t port)
+{
+	size_t at = 0;
+
+	while (at < fib->n_routers && fib->routers[at].port < port)
+		at++;
+	return at;
+}
+
+static void segment_mark(struct fib *fib, uint32_t segment)
+{
+	struct fib_group *g, *next;
+
+	HASH_ITER (hh, fib->groups, g, next) {
+		if (g->key.segment == segment)
+			group_mark(fib, g);
+	}
+}
+
+static void router_remove(struct fib *fib, size_t at)
+{
+	uint32_t segment = fib->routers[at].segment;
+
+	fib->n_routers--;
+	memmove(&fib->routers[at], &fib->routers[at + 1],
+		(fib->n_routers - at) * sizeof(*fib->routers));
+	segment_mark(fib, segment);
+}
+
+int fib_router_set(struct fib *fib, uint32_t segment, uint32_t port, bool on)
+{
+	size_t at = router_position(fib, port);
+	bool found = at < fib->n_routers && fib->routers[at].port == port;
+	struct router *grown;
+
+	if (found && (!on || fib->routers[at].segment != segment)) {
+		router_remove(fib, at);
+		found = false;
+	}
+	if (found || !on)
+		return 0;
+	grown = reallocarray(fib->routers, fib->n_routers + 1, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	fib->routers = grown;
+	memmove(&grown[at + 1], &grown[at], (fib->n_routers - at) * sizeof(*grown));
+	grown[at] = (struct router){ .segment = segment, .port = port };
+	fib->n_routers++;
+	segment_mark(fib, segment);
+	return 0;
+}
+
 void fib_port_forget(struct fib *fib, uint32_t port)
 {
 	struct fib_group *g, *next;
 	bool found;
-	size_t at;
+	size_t at = router_position(fib, port);
 
+	if (at < fib->n_routers && fib->routers[at].port == port)
+		router_remove(fib, at);
 	HASH_ITER (hh, fib->groups, g, next) {
 		at = receiver_position(g, port, &ADDR_NULL, &found);
 		if (found) {
@@ -304,13 +365,32 @@ static int group_sources(const struct fib_group *g, struct addr **ret_sources, s
 	return 0;
 }
 
-static int entry_derive(const struct fib_group *g, const struct addr *source,
+static void entry_add_port(struct entry *e, uint32_t port)
+{
+	if (!e->n_ports || e->ports[e->n_ports - 1] < port)
+		e->ports[e->n_ports++] = port;
+}
+
+/* Those from `at` on that are below `port`; returns where to go on. */
+static size_t entry_add_routers(const struct fib *fib, uint32_t segment, size_t at, uint32_t port,
+				struct entry *e)
+{
+	for (; at < fib->n_routers && fib->routers[at].port < port; at++) {
+		if (fib->routers[at].segment == segment)
+			entry_add_port(e, fib->routers[at].port);
+	}
+	return at;
+}
+
+/* Receivers and routers are both in the order of their ports: a merge. */
+static int entry_derive(const struct fib *fib, const struct fib_group *g, const struct addr *source,
 			struct entry *ret_entry)
 {
 	struct entry e = { .source = *source };
 	bool any = addr_is_null(source);
+	size_t router = 0;
 
-	e.ports = malloc((g->n_receivers + 1) * sizeof(*e.ports));
+	e.ports = malloc((g->n_receivers + fib->n_routers + 1) * sizeof(*e.ports));
 	e.remotes = malloc((g->n_receivers + 1) * sizeof(*e.remotes));
 	if (!e.ports || !e.remotes) {
 		entry_deinit(&e);
@@ -321,11 +401,14 @@ static int entry_derive(const struct fib_group *g, const struct addr *source,
 
 		if (!(any ? filter_wants_any(&r->filter) : filter_wants(&r->filter, source)))
 			continue;
-		if (r->port)
-			e.ports[e.n_ports++] = r->port;
-		else
+		if (!r->port) {
 			e.remotes[e.n_remotes++] = r->vtep;
+			continue;
+		}
+		router = entry_add_routers(fib, g->key.segment, router, r->port, &e);
+		entry_add_port(&e, r->port);
 	}
+	entry_add_routers(fib, g->key.segment, router, UINT32_MAX, &e);
 	*ret_entry = e;
 	return 0;
 }
@@ -390,7 +473,8 @@ static int group_install(struct fib *fib, struct fib_group *g, struct entry *wan
 	return failed;
 }
 
-static int group_entries(const struct fib_group *g, struct entry **ret_entries, size_t *ret_n)
+static int group_entries(const struct fib *fib, const struct fib_group *g,
+			 struct entry **ret_entries, size_t *ret_n)
 {
 	_cleanup_free_ struct addr *sources = NULL;
 	struct entry *entries;
@@ -409,7 +493,7 @@ static int group_entries(const struct fib_group *g, struct entry **ret_entries, 
 	if (!entries)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
-		r = entry_derive(g, &sources[i], &entries[i]);
+		r = entry_derive(fib, g, &sources[i], &entries[i]);
 		if (r < 0) {
 			entries_free(entries, i);
 			return r;
@@ -448,7 +532,7 @@ static int group_flush(struct fib *fib, struct fib_group *g)
 	size_t n_want;
 	int r, r_member;
 
-	r = group_entries(g, &want, &n_want);
+	r = group_entries(fib, g, &want, &n_want);
 	if (r < 0)
 		return r;
 	r = group_install(fib, g, want, n_want);

@@ -50,6 +50,11 @@ int fib_local_set(struct fib *fib, uint32_t segment, const struct addr *group, u
 int fib_remote_set(struct fib *fib, uint32_t segment, const struct addr *group,
 		   const struct addr *vtep, const struct filter *filter);
 
+/* A router port gets every group of the segment that anybody gets (RFC 4541
+ * 2.1.2 (1)), whatever the source; the node is no member because of it. What a
+ * restart adopts cannot tell it from a member: it is one until its age ends. */
+int fib_router_set(struct fib *fib, uint32_t segment, uint32_t port, bool on);
+
 /* Out of every group: for a port that vanished with a previous agent. */
 void fib_port_forget(struct fib *fib, uint32_t port);
 

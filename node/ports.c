@@ -119,10 +119,15 @@ void agent_ports_configure(struct agent *a, uint32_t segment)
 
 static void port_leave(struct agent *a, struct agent_port *port)
 {
+	bool router = gmp_port_is_router(a->gmp, port->ifindex);
+
 	if (!port->in_engine)
 		return;
 	gmp_port_remove(a->gmp, port->ifindex, &a->fx);
 	port->in_engine = false;
+	/* The port may be gone before its effects are executed. */
+	if (router)
+		agent_routers_write(a, port->segment);
 }
 
 static void port_carrier(struct agent *a, struct agent_port *port, bool carrier)

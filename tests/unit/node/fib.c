@@ -232,6 +232,37 @@ Test(fib, member_is_the_union_of_local_ports)
 	fib_free(fib);
 }
 
+Test(fib, router_port_gets_what_anybody_gets_and_is_no_member)
+{
+	struct fib *fib = make();
+
+	cr_assert_eq(fib_router_set(fib, 1, 6, true), 0);
+	cr_assert_eq(fib_router_set(fib, 2, 7, true), 0);
+	fib_flush(fib);
+	cr_assert_str_eq(entry(NULL), "-", "nobody is there: the unregistered rule decides");
+	remote(fib, "203.0.113.2", FILTER_INCLUDE, 1, (const char *[]){ S1 });
+	fib_flush(fib);
+	cr_assert_str_eq(entry(S1), "6|203.0.113.2");
+	cr_assert_str_eq(entry(NULL), "6|");
+	cr_assert_eq(member_calls, 0);
+	local(fib, 5, FILTER_EXCLUDE, 1, (const char *[]){ S1 });
+	local(fib, 8, FILTER_EXCLUDE, 0, NULL);
+	local(fib, 6, FILTER_INCLUDE, 1, (const char *[]){ S2 });
+	fib_flush(fib);
+	cr_assert_str_eq(entry(S1), "6,8|203.0.113.2");
+	cr_assert_str_eq(entry(S2), "5,6,8|");
+	cr_assert_str_eq(entry(NULL), "5,6,8|");
+	cr_assert_eq(fib_router_set(fib, 1, 6, false), 0);
+	fib_flush(fib);
+	cr_assert_str_eq(entry(S1), "8|203.0.113.2");
+	cr_assert_str_eq(entry(S2), "5,6,8|", "the member that it was, too");
+	cr_assert_eq(fib_router_set(fib, 1, 9, true), 0);
+	fib_port_forget(fib, 9);
+	fib_flush(fib);
+	cr_assert_str_eq(entry(NULL), "5,8|");
+	fib_free(fib);
+}
+
 Test(fib, refused_write_stays_due_and_is_tried_again)
 {
 	struct fib *fib = make();
