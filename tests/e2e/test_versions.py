@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts and queriers of each version, and what the querier sends."""
+import struct
+import time
+
+import change
+import pytest
+import topology as topo
+import wire
+from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
+
+OLDER_HOST_S = (2 * 1500 + 300) / 1000
+OTHER_QUERIER_S = (2 * 1000 + 150) / 1000  # of one that says that it asks every second
+
+
+def version(lab, group):
+    rows = lab.memberships("n2", group)
+    return rows[0]["version"] if rows else None
+
+
+def join_and_stream(lab, group, source=None):
+    member = lab.member("n2p1", group, source=source)
+    lab.wait_route("n1", group, remotes=["n2"], source=source or "*")
+    lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+    return member
+
+
+def group6():
+    return f"ff15::{time.monotonic_ns() & 0xffff:x}:{time.monotonic_ns() >> 16 & 0xffff:x}"
+
+
+# ---- hosts ----
+
+
+@pytest.mark.parametrize("forced", [2, 3])
+def test_E02_E03_igmp_host_joins_streams_and_leaves(lab, group, forced):
+    with change.sysctls("n2p1", igmp=forced):
+        member = join_and_stream(lab, group)
+        assert version(lab, group) == f"IGMPV{forced}"
+        member.leave()
+        lab.wait_route("n1", group, deadline_s=LEAVE_S + SLACK_S)
+
+
+def test_E01_igmpv1_host_has_no_leave_and_ages(lab, group):
+    with change.sysctls("n2p1", igmp=1):
+        member = join_and_stream(lab, group)
+        assert version(lab, group) == "IGMPV1"
+        # A leave is none while a version 1 host may be there.
+        host = lab.tap("n2p1")
+        host.send(wire.v2_leave("n2p1", group))
+        fence = lab.new_group()
+        host.send(wire.v2_report("n2p1", fence))
+        lab.wait_route("n2", fence, ports=["n2p1"])
+        queries = [f for f in host.drain() if (wire.igmp_of(f) or b"\0")[0] == 0x11 and
+                   f[:6] == wire.mac_of(group)]
+        assert not queries, "a version 1 group was asked for its last member"
+        member.reset()
+        member.last_number = -1
+        lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+        member.leave()
+        lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+
+
+def test_E05_old_host_of_one_group_does_not_change_another(lab):
+    old, new = lab.new_group(), lab.new_group()
+    host = lab.tap("n2p1")
+    host.send(wire.v2_report("n2p1", old))
+    host.send(wire.v3_report("n2p1", wire.record(wire.IS_IN, new, ["192.0.2.7"])))
+    lab.wait_route("n1", new, remotes=["n2"], source="192.0.2.7")
+    assert version(lab, old) == "IGMPV2" and version(lab, new) == "IGMPV3"
+
+
+def test_E05_compatibility_ends(lab, group):
+    """C10: an old host was heard once, a new one goes on."""
+    host = lab.tap("n2p1")
+    host.send(wire.v2_report("n2p1", group))
+    lab.wait("the old version is seen", lambda: version(lab, group) == "IGMPV2")
+    member = lab.member("n2p1", group)
+    lab.wait("the new version is seen", lambda: version(lab, group) == "IGMPV3",
+             OLDER_HOST_S + SLACK_S)
+    lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+
+
+def test_E08_mldv1_host(lab):
+    group = group6()
+    with change.sysctls("n2p1", mld=1):
+        member = join_and_stream(lab, group)
+        assert version(lab, group) == "MLDV1"
+        member.leave()
+        lab.wait_route("n1", group, deadline_s=LEAVE_S + SLACK_S)
+
+
+def test_H10_mldv2_host(lab):
+    group = group6()
+    with change.sysctls("n2p1", mld=2):
+        member = join_and_stream(lab, group)
+        assert version(lab, group) == "MLDV2"
+        member.leave()
+        lab.wait_route("n1", group, deadline_s=LEAVE_S + SLACK_S)
+
+
+@pytest.mark.parametrize("report", ["igmpv1", "igmpv2", "igmpv3", "mldv1", "mldv2"])
+def test_B22_silent_host_of_each_version_ages(lab, report):
+    group = group6() if report.startswith("mld") else lab.new_group()
+    host = lab.tap("n2p1")
+    host.send({
+        "igmpv1": lambda: wire.igmp("n2p1", group, struct.pack("!BBH4s", 0x12, 0, 0,
+                                                               wire.socket.inet_aton(group))),
+        "igmpv2": lambda: wire.v2_report("n2p1", group),
+        "igmpv3": lambda: wire.v3_report("n2p1", wire.record(wire.TO_EX, group)),
+        "mldv1": lambda: wire.mld1("n2p1", 131, group),
+        "mldv2": lambda: wire.mld2_report("n2p1", wire.record6(wire.TO_EX, group)),
+    }[report]())
+    lab.wait_route("n1", group, remotes=["n2"])
+    start = time.monotonic()
+    assert version(lab, group) == report.upper()
+    lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+    assert time.monotonic() - start > MEMBERSHIP_S / 2
+
+
+# ---- queries ----
+
+
+def igmp_queries(tap, group="0.0.0.0"):
+    wanted = wire.socket.inet_aton(group)
+    return [f for f in tap.drain() if (wire.igmp_of(f) or b"\0")[0] == 0x11 and
+            wire.igmp_of(f)[4:8] == wanted]
+
+
+def mld_queries(tap):
+    return [f for f in tap.drain() if (wire.mld_of(f) or b"\0")[0] == 130]
+
+
+def test_D01_startup_queries(lab):
+    """A quarter of the interval apart, robustness many, then the interval."""
+    tap, asked = lab.tap("n3p1"), []
+    lab.command("stop", "agent", "n3")
+    tap.drain()
+    tap.frames.clear()
+    lab.command("start", "agent", "n3")
+
+    def collect():
+        asked.extend([time.monotonic()] * (len(igmp_queries(tap)) - len(asked)))
+        return len(asked) >= 4
+
+    lab.wait("four queries", collect, 5 + SLACK_S)
+    assert 0.2 < asked[1] - asked[0] < 1.0, asked
+    assert asked[2] - asked[1] > 1.0 and asked[3] - asked[2] > 1.0, asked
+
+
+def test_D02_general_query_field_by_field(lab):
+    tap = lab.tap("n2p1")
+    frame = lab.wait("a query", lambda: igmp_queries(tap), 1.5 + SLACK_S)[0]
+    assert frame[:6] == bytes.fromhex("01005e000001")
+    assert frame[6:12] != wire.mac_of_workload("n2p1") and not frame[6] & 1
+    assert frame[14] == 0x46 and frame[15] == 0xc0, "header with an option, TOS of control"
+    assert frame[22] == 1 and frame[30:34] == bytes((224, 0, 0, 1))
+    assert frame[34:38] == wire.ROUTER_ALERT
+    assert wire.checksum(frame[14:38]) == 0 and wire.checksum(wire.igmp_of(frame)) == 0
+    assert len(wire.igmp_of(frame)) == 12
+    kind, response, _, asked, flags, interval, sources = struct.unpack("!BBH4sBBH",
+                                                                       wire.igmp_of(frame))
+    assert (kind, response, asked, sources) == (0x11, 3, b"\0" * 4, 0)
+    assert (flags & 7, flags & 8, interval) == (2, 0, 1)
+
+
+def test_D09_mld_general_query_field_by_field(lab):
+    tap = lab.tap("n2p1")
+    frame = lab.wait("a query", lambda: mld_queries(tap), 1.5 + SLACK_S)[0]
+    assert frame[:6] == bytes.fromhex("333300000001")
+    assert frame[21] == 1 and frame[20] == 0
+    assert frame[22:24] == b"\xfe\x80" and frame[38:54] == wire.ip6("ff02::1")
+    assert b"\x05\x02\x00\x00" in frame[54:62], "Router Alert of value 0"
+    message = wire.mld_of(frame)
+    assert wire.checksum(frame[22:54] + struct.pack("!IxxxB", len(message), 58) + message) == 0
+    assert len(message) == 28
+    response, asked, flags, interval, sources = struct.unpack("!4xH2x16sBBH", message)
+    assert (response, asked, flags & 7, interval, sources) == (300, b"\0" * 16, 2, 1, 0)
+
+
+def test_D04_D05_specific_queries_when_a_member_leaves(lab, group):
+    member = lab.member("n2p1", group)
+    lab.wait_route("n1", group, remotes=["n2"])
+    tap, asked = lab.tap("n2p1"), []
+    member.leave()
+    left = time.monotonic()
+
+    def collect():
+        asked.extend([time.monotonic() - left] * (len(igmp_queries(tap, group)) - len(asked)))
+        return len(asked) >= 2
+
+    lab.wait("two queries of the group", collect)
+    frames = igmp_queries(tap, group)
+    for frame in frames:
+        assert frame[:6] == wire.mac_of(group) and frame[30:34] == wire.socket.inet_aton(group)
+        assert wire.igmp_of(frame)[8] & 8 == 0, "the timer is at the last member time: S is clear"
+        assert wire.igmp_of(frame)[1] == 1, "the last member interval in tenths of a second"
+    lab.wait_route("n1", group, deadline_s=LEAVE_S + SLACK_S)
+    assert time.monotonic() - left >= LEAVE_S * 0.9
+    assert len(igmp_queries(tap, group)) == 2
+
+
+def test_D06_answer_keeps_the_group_and_later_copies_carry_s(lab, group):
+    with change.agent_settings(lab, "n2", "gmp.last_member_query_interval_ms=600"):
+        host = lab.tap("n2p1")
+        host.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group)))
+        lab.wait_route("n1", group, remotes=["n2"])
+        host.send(wire.v3_report("n2p1", wire.record(wire.TO_IN, group)))
+        lab.wait("the first query", lambda: igmp_queries(host, group))
+        host.send(wire.v3_report("n2p1", wire.record(wire.IS_EX, group)))
+        frames = lab.wait("the second query", lambda: len(igmp_queries(host, group)) >= 2 and
+                          igmp_queries(host, group))
+        assert [wire.igmp_of(f)[8] & 8 for f in frames] == [0, 8]
+        assert lab.memberships("n2", group)
+
+
+@pytest.mark.parametrize("configured", [1, 2])
+def test_D03_only_the_configured_version(lab, configured):
+    with change.agent_settings(lab, "n3", f"gmp.igmp_version={configured}", "gmp.mld_version=1"):
+        tap = lab.tap("n3p1")
+        lab.wait("queries of both families", lambda: len(igmp_queries(tap)) >= 2 and
+                 len(mld_queries(tap)) >= 2, 4 + SLACK_S)
+        for frame in igmp_queries(tap):
+            message = wire.igmp_of(frame)
+            assert len(message) == 8 and message[1] == (0 if configured == 1 else 3)
+        assert {len(wire.mld_of(f)) for f in mld_queries(tap)} == {24}
+
+
+def test_D17_queries_do_not_cross_the_overlay(lab, group):
+    outs = [lab.tap(n, topo.UPLINK) for n in ("n1", "n2")]
+    lab.member("n2p1", group).leave()
+    taps = [lab.tap("n1p1"), lab.tap("n2p1")]
+    for tap in taps:
+        lab.wait("two queries", lambda: len(igmp_queries(tap)) >= 2, 3 + SLACK_S)
+    for out in outs:
+        for frame in out.drain(outgoing=True):
+            inner = frame[50:]
+            assert not (frame[23] == 17 and frame[36:38] == struct.pack("!H", 4797) and
+                        (wire.igmp_of(inner.ljust(60, b"\0")) or
+                         wire.mld_of(inner.ljust(60, b"\0"))))
+
+
+# ---- other queriers ----
+
+
+def is_router(lab, port):
+    return next(p for p in lab.json("port", "list", agent=port[:2])["ports"]
+                if p["name"] == port).get("router", False)
+
+
+def quiet_for(lab, tap, asking):
+    """How long until the next general query after asking() was sent."""
+    tap.drain()
+    tap.frames.clear()
+    asking()
+    # One that was on its way may still come.
+    start, seen = time.monotonic(), 0
+
+    def came():
+        nonlocal seen, start
+        new = len(igmp_queries(tap))
+        now = time.monotonic()
+        if new > seen and now - start < 0.2:
+            seen = new
+        return now - start if new > seen else None
+
+    return lab.wait("a query", came, OTHER_QUERIER_S + 1.5 + SLACK_S)
+
+
+def test_D11_F02_lower_querier_rules_and_is_a_router_until_it_is_silent(lab):
+    with change.agent_settings(lab, "n3", "gmp.query_source=198.18.3.200"):
+        tap = lab.tap("n3p1")
+        lab.wait("queries", lambda: len(igmp_queries(tap)) >= 3, 5 + SLACK_S)
+        assert igmp_queries(tap)[-1][26:30] == bytes((198, 18, 3, 200))
+        quiet = quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "198.18.3.199")))
+        assert quiet > OTHER_QUERIER_S - 0.3, "it went on asking"
+        quiet = quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "198.18.3.201")))
+        assert quiet < 1.5 + 0.3, "a higher address won"
+        assert is_router(lab, "n3p1")
+        lab.wait("it is no router any more", lambda: not is_router(lab, "n3p1"),
+                 3 + SLACK_S)
+
+
+def test_D12_proxy_query_never_wins(lab):
+    tap = lab.tap("n3p1")
+    lab.wait("a query", lambda: igmp_queries(tap), 1.5 + SLACK_S)
+    assert quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "0.0.0.0"))) < 1.5 + 0.3
+    assert not is_router(lab, "n3p1")
+
+
+def test_D13_older_querier_sets_the_version(lab):
+    tap = lab.tap("n3p1")
+    tap.send(wire.query("n3p1", "198.18.3.199", cut=8))
+    lab.wait("router", lambda: is_router(lab, "n3p1"))
+    group = lab.new_group()
+    tap.send(wire.v2_report("n3p1", group))
+    lab.wait_route("n3", group, ports=["n3p1"])
+    lab.wait("router no more", lambda: not is_router(lab, "n3p1"), 4 + SLACK_S)
+
+
+def test_D15_query_of_no_version_is_ignored(lab):
+    tap = lab.tap("n3p1")
+    tap.send(wire.query("n3p1", "198.18.3.199", cut=10))
+    group = lab.new_group()
+    tap.send(wire.v2_report("n3p1", group))
+    lab.wait_route("n3", group, ports=["n3p1"])
+    assert not is_router(lab, "n3p1")
+
+
+def test_D16_guard_set_at_run_time(lab):
+    with change.segment_settings(lab, querier_guard="on"):
+        before = lab.counters("n3")
+        tap = lab.tap("n3p1")
+        tap.send(wire.query("n3p1", "198.18.3.199"))
+        lab.wait("it is counted",
+                 lambda: lab.grown("n3", before).get("gmp_querier_guard") == 1)
+        assert not is_router(lab, "n3p1")
+        lab.wait("it goes on asking", lambda: igmp_queries(tap), 1.5 + SLACK_S)
+
+
+def test_D18_mld_query_from_a_global_address_is_refused(lab):
+    before = lab.counters("n3")
+    tap = lab.tap("n3p1")
+    for source in ("fd00:198:18:3::1", "::"):
+        tap.send(wire.query6("n3p1", source))
+    lab.wait("both are counted", lambda: lab.grown("n3", before).get("gmp_bad_source") == 2)
+    assert not is_router(lab, "n3p1")
+    tap.send(wire.query6("n3p1", "fe80::1234"))
+    lab.wait("a link-local one counts", lambda: is_router(lab, "n3p1"))
+    lab.wait("router no more", lambda: not is_router(lab, "n3p1"), 3 + SLACK_S)
