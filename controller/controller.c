@@ -33,6 +33,7 @@ struct controller_box {
 	struct rpc_method methods[METHODS_MAX];
 	size_t n_methods;
 	uint64_t freezes;
+	struct controller_config *reloaded; /* the settings in force are of this file */
 };
 
 uint64_t controller_now_ms(void)
@@ -206,8 +207,9 @@ static const struct controller_segment *settings_find(const struct controller_co
 	return NULL;
 }
 
-/* The log's settings become the file's; what is equal is no change. */
-static int settings_commit(struct controller *c)
+/* The log's settings become the file's; what is equal is no change. The
+ * configuration must live until the commit is done. */
+static int settings_commit(struct controller *c, const struct controller_config *config)
 {
 	struct log_segment *segment = log_segment_find(c->log, 0);
 	_cleanup_free_ struct log_change *changes = NULL;
@@ -215,20 +217,20 @@ static int settings_commit(struct controller *c)
 	struct log_row *row;
 	size_t n = 0;
 
-	changes = calloc(c->config->segments_count + segment->n_live + 1, sizeof(*changes));
+	changes = calloc(config->segments_count + segment->n_live + 1, sizeof(*changes));
 	if (!changes)
 		return -ENOMEM;
 	TAILQ_FOREACH(row, &segment->rows, by_segment)
 	{
 		if (row->key.kind == LOG_CONFIG && !row->deleted &&
-		    !settings_find(c->config, row->key.subject))
+		    !settings_find(config, row->key.subject))
 			changes[n++] = (struct log_change){ .kind = LOG_CONFIG,
 							    .node = "",
 							    .subject = row->key.subject,
 							    .deleted = true };
 	}
-	for (unsigned int i = 0; i < c->config->segments_count; i++) {
-		const struct controller_segment *s = &c->config->segments[i];
+	for (unsigned int i = 0; i < config->segments_count; i++) {
+		const struct controller_segment *s = &config->segments[i];
 
 		row = log_config_find(c->log, s->segment);
 		if (row && memcmp(row->config, &s->config, sizeof(s->config)) == 0)
@@ -242,6 +244,15 @@ static int settings_commit(struct controller *c)
 	if (n)
 		store_commit(c->store, &txn, settings_committed, c);
 	return 0;
+}
+
+int controller_reload(struct controller *c, struct controller_config *config)
+{
+	struct controller_box *box = (struct controller_box *)c;
+
+	controller_config_free(box->reloaded);
+	box->reloaded = config;
+	return settings_commit(c, config);
 }
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -329,7 +340,7 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (r == 0)
 		r = store_load(c->store);
 	if (r == 0)
-		r = settings_commit(c);
+		r = settings_commit(c, c->config);
 	if (r < 0)
 		return r;
 	if (!c->store->is_fresh)
@@ -354,6 +365,7 @@ void controller_free(struct controller *c)
 	store_close(c->store);
 	registry_free(c->registry);
 	log_free(c->log);
+	controller_config_free(((struct controller_box *)c)->reloaded);
 	free(c);
 }
 

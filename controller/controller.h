@@ -59,6 +59,10 @@ void controller_free(struct controller *c);
 /* One turn of what is due besides RPCs; the CLOCK_MONOTONIC deadline of the next. */
 uint64_t controller_turn(struct controller *c, uint64_t now_ms);
 
+/* The settings of segments become those of this configuration, which it takes
+ * over, also on failure; nothing else of it applies. 0 or -ENOMEM. */
+int controller_reload(struct controller *c, struct controller_config *config);
+
 /* Tells agents and watchers, ends streams; `stopped` once all is over. */
 void controller_drain(struct controller *c, const char *reason);
 

@@ -56,7 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 struct signals {
 	sigset_t set;
 	struct rpc *rpc;
-	atomic_bool stop, quit;
+	atomic_bool stop, reload, quit;
 };
 
 static void *signals_wait(void *arg)
@@ -64,10 +64,13 @@ static void *signals_wait(void *arg)
 	struct signals *s = arg;
 	int number;
 
-	while (sigwait(&s->set, &number) != 0)
-		;
-	if (!s->quit) {
-		s->stop = true;
+	while (!s->quit && !s->stop) {
+		if (sigwait(&s->set, &number) != 0 || s->quit)
+			continue;
+		if (number == SIGHUP)
+			s->reload = true;
+		else
+			s->stop = true;
 		rpc_wake(s->rpc);
 	}
 	return NULL;
@@ -84,7 +87,23 @@ static int fail(const char *why)
 	return EXIT_FAILURE;
 }
 
-static int run(const struct controller_config *config, struct signals *signals)
+/* A file that is wrong changes nothing. */
+static void reload(struct controller *c, const char *path)
+{
+	struct controller_config *config;
+	char why[CONFIG_WHY_MAX];
+
+	if (!path || controller_config_load(path, &config, why) < 0) {
+		log_error("not reloaded: %s", path ? why : "there is no --config file");
+		return;
+	}
+	if (controller_reload(c, config) < 0)
+		log_error("not reloaded: out of memory");
+	else
+		log_info("the settings of segments were reloaded file=%s", path);
+}
+
+static int run(const struct controller_config *config, const char *path, struct signals *signals)
 {
 	char why[CONTROLLER_WHY_MAX];
 	struct controller *c = NULL;
@@ -99,6 +118,8 @@ static int run(const struct controller_config *config, struct signals *signals)
 			sd_notify(0, "STOPPING=1");
 			controller_drain(c, "the controller is stopping: connect elsewhere");
 		}
+		if (atomic_exchange(&signals->reload, false) && !c->draining)
+			reload(c, path);
 		rpc_poll(signals->rpc, controller_turn(c, controller_now_ms()));
 	}
 	r = c->failed ? EXIT_FAILURE : EXIT_SUCCESS;
@@ -130,12 +151,13 @@ int main(int argc, char **argv)
 	sigemptyset(&signals.set);
 	sigaddset(&signals.set, SIGTERM);
 	sigaddset(&signals.set, SIGINT);
+	sigaddset(&signals.set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &signals.set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	rpc_set_log(on_library_log);
 	if (rpc_new(&signals.rpc) < 0 || pthread_create(&thread, NULL, signals_wait, &signals))
 		return fail("cannot start the RPC runtime");
-	r = run(config, &signals);
+	r = run(config, a.config, &signals);
 	signals.quit = true;
 	pthread_kill(thread, SIGTERM);
 	pthread_join(thread, NULL);

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the controller tells agents: static members and segment settings."""
+import os
+import signal
+
+import programs
 
 
 def test_static_member(lab, group):
@@ -34,3 +38,34 @@ def test_static_source(lab, group):
     finally:
         lab.ctl("static", "remove", "--node", "n2", "--port", "n2p2", "--group", group)
     lab.wait_route("n1", group, source="198.18.1.1", deadline_s=10)
+
+
+def test_settings_reloaded_while_running(lab, group):
+    """SIGHUP: unregistered groups are flooded on the node, and then no more."""
+    file = programs.RUN / "c1/controller.yaml"
+    before, pid = file.read_text(), programs.pid_of(programs.RUN / "c1")
+    tap, sender, kept = lab.tap("n1p2"), lab.sender("n1p1", group), lab.new_group()
+    member = lab.member("n2p1", kept)
+    lab.wait_route("n1", kept, remotes=["n2"])
+
+    def seen():
+        del tap.frames[:]
+        sender.send()
+        lab.stream(lab.sender("n1p1", kept), [member], packets=5)
+        return any(bytes(map(int, group.split("."))) in frame for frame in tap.drain())
+
+    assert not seen()
+    try:
+        file.write_text(before + "\nsegments: [{segment: 1, unregistered: flood}]\n")
+        os.kill(pid, signal.SIGHUP)
+        lab.wait("unregistered groups are flooded", seen)
+        file.write_text("no: such key\n")
+        os.kill(pid, signal.SIGHUP)
+        lab.wait("the wrong file is refused",
+                 lambda: "not reloaded" in (programs.RUN / "c1/controller.log").read_text())
+        assert seen(), "a wrong file changed something"
+    finally:
+        file.write_text(before)
+        os.kill(pid, signal.SIGHUP)
+    lab.wait("they are dropped again", lambda: not seen())
+    lab.exact(member, lab.stream(lab.sender("n1p1", kept), [member]))
