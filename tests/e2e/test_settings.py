@@ -68,4 +68,5 @@ def test_settings_reloaded_while_running(lab, group):
         file.write_text(before)
         os.kill(pid, signal.SIGHUP)
     lab.wait("they are dropped again", lambda: not seen())
+    member.reset()
     lab.exact(member, lab.stream(lab.sender("n1p1", kept), [member]))
