@@ -53,6 +53,8 @@
 #define DATAPATH_PUNT_RATE  20000
 #define DATAPATH_PUNT_BURST 20000
 #define NS_PER_S	    UINT64_C(1000000000)
+#define LOCK_WAIT_MS	    2000
+#define LOCK_PAUSE_MS	    10
 
 DEFINE_CLEANUP(struct datapath *, datapath_close)
 
@@ -74,6 +76,20 @@ int datapath_fail(char why[DATAPATH_WHY_MAX], int rc, const char *format, ...)
 	return rc;
 }
 
+/* A killed predecessor has the lock until its last thread has gone. */
+static int lock_wait(int fd)
+{
+	const struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000L };
+	int tries = LOCK_WAIT_MS / LOCK_PAUSE_MS;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK || tries-- == 0)
+			return errno == EWOULDBLOCK ? -EBUSY : -errno;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 /* One agent a root. */
 static int lock_root(const char *root, int *ret_fd, char why[DATAPATH_WHY_MAX])
 {
@@ -84,13 +100,12 @@ static int lock_root(const char *root, int *ret_fd, char why[DATAPATH_WHY_MAX])
 		rc = -errno;
 		return datapath_fail(why, rc, "cannot open %s: %s", root, strerror(-rc));
 	}
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
+	rc = lock_wait(fd);
+	if (rc < 0)
 		return datapath_fail(why, rc,
 				     "another agent has %s: stop it, or choose another "
 				     "bpf_root",
 				     root);
-	}
 	*ret_fd = TAKE_FD(fd);
 	return 0;
 }
