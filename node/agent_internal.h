@@ -37,6 +37,7 @@ struct agent_port {
 	uint32_t generation;
 	uint8_t mac[6];
 	bool attached;
+	bool fresh; /* nothing that was known of its ifindex is of it */
 	bool carrier;
 	bool in_engine;
 	uint64_t carrier_lost_ms; /* 0: not waiting */

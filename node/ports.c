@@ -99,7 +99,7 @@ static void port_enter(struct agent *a, struct agent_port *port)
 		return;
 	}
 	port->in_engine = true;
-	if (a->adopting)
+	if (a->adopting && !port->fresh)
 		port_restore(a, port);
 	agent_port_statics(a, port);
 }
@@ -168,6 +168,7 @@ static void port_attach(struct agent *a, struct agent_port *port)
 	port->retry_ms = 0;
 	port->attached = true;
 	port->generation = dp.generation;
+	port->fresh = dp.fresh;
 	log_info("Port is attached. port=%s segment=%u", port->name, port->segment);
 	a->lists_due = true;
 }
@@ -222,6 +223,16 @@ static void port_free(struct agent *a, struct agent_port *port)
 	free(port);
 }
 
+/* Somebody took it down, and no copy leaves or arrives until it is up. */
+static void overlay_link(struct agent *a, const struct rtnl_link *link)
+{
+	if (link->up || a->overlay_retry_ms)
+		return;
+	log_warning("The overlay device was taken down; it is taken up again. device=%s",
+		    link->name);
+	a->overlay_retry_ms = agent_now_ms();
+}
+
 static void on_link(const struct rtnl_link *link, void *userdata)
 {
 	struct agent *a = userdata;
@@ -229,6 +240,8 @@ static void on_link(const struct rtnl_link *link, void *userdata)
 	struct agent_port *port = agent_port_find(a, link->ifindex);
 	bool carrier = link->up && link->carrier, changed;
 
+	if (a->overlay_ifindex && link->ifindex == a->overlay_ifindex)
+		overlay_link(a, link);
 	if (port && (!pattern || pattern->segment != port->segment)) {
 		port_free(a, port); /* renamed away */
 		port = NULL;

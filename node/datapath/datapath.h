@@ -104,6 +104,8 @@ struct datapath_port {
 	uint32_t segment;
 	uint32_t generation; /* grows with every attach, so that a reused ifindex is told apart */
 	uint32_t bridge;     /* ifindex of the bridge it is a port of, or 0 */
+	bool fresh;	     /* of attach: nothing of ours was there, so lists that name
+				the ifindex may mean a device that is gone */
 };
 
 /* Attaches the port program (first in the chain), verifies it, and only then

@@ -143,6 +143,19 @@ static int port_add(struct datapath *dp, uint32_t ifindex, uint32_t segment, uin
 	return rc;
 }
 
+static int port_renew(struct datapath *dp, const struct port *p)
+{
+	uint32_t generation;
+	int rc;
+
+	rc = clear_port_counters(dp, p->number);
+	if (rc == 0)
+		rc = next_generation(dp, &generation);
+	if (rc == 0)
+		__atomic_store_n(&dp->ports[p->number].generation, generation, __ATOMIC_RELEASE);
+	return rc;
+}
+
 static void port_describe(const struct dp_port *port, struct datapath_port *ret_port)
 {
 	*ret_port = (struct datapath_port){
@@ -169,13 +182,17 @@ int datapath_port_attach(struct datapath *dp, uint32_t ifindex, uint32_t segment
 	rc = datapath_attach_program(dp, prog, ifindex, name, &fresh, why);
 	if (rc < 0)
 		return rc;
-	/* Another device with the number of one that is gone, or another segment:
-	 * not the same port. */
-	if (p && (fresh || dp->ports[p->number].segment != segment)) {
+	if (p && dp->ports[p->number].segment != segment) {
 		port_remove(dp, p);
 		p = NULL;
 	}
 	if (p) {
+		/* Another device with the ifindex of one that is gone keeps the number,
+		 * which lists name, but punted frames of the two are told apart. */
+		rc = fresh ? port_renew(dp, p) : 0;
+		if (rc < 0)
+			return datapath_fail(why, rc, "cannot note interface %u: %s", ifindex,
+					     strerror(-rc));
 		__atomic_store_n(&dp->ports[p->number].bridge, bridge, __ATOMIC_RELEASE);
 	} else {
 		rc = port_add(dp, ifindex, segment, bridge);
@@ -188,6 +205,7 @@ int datapath_port_attach(struct datapath *dp, uint32_t ifindex, uint32_t segment
 		p = port_find(dp, ifindex);
 	}
 	port_describe(&dp->ports[p->number], ret_port);
+	ret_port->fresh = fresh;
 	return 0;
 }
 

@@ -3,10 +3,14 @@
 #include <bpf/bpf.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "tests/bpf/harness.h"
@@ -176,6 +180,62 @@ Test(datapath, a_reused_ifindex_is_another_port)
 
 /* A list may outlive its receiver, also over a restart of the agent: whoever
  * comes next must not inherit the copies. */
+static void *let_go(void *fd)
+{
+	const struct timespec dying = { .tv_nsec = 200 * 1000000L };
+
+	nanosleep(&dying, NULL);
+	close(*(int *)fd);
+	return NULL;
+}
+
+Test(datapath, a_predecessor_that_is_still_dying_is_waited_for)
+{
+	struct datapath *dp;
+	pthread_t thread;
+	int fd;
+
+	if (!harness_enter(1))
+		return;
+	datapath_close(harness_open(NULL));
+	fd = open(HARNESS_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(flock(fd, LOCK_EX), 0);
+	cr_assert_eq(pthread_create(&thread, NULL, let_go, &fd), 0);
+	dp = harness_open(NULL);
+	pthread_join(thread, NULL);
+	cr_expect_not_null(dp);
+	datapath_close(dp);
+}
+
+Test(datapath, a_device_that_was_detached_behind_our_back_stays_in_its_lists)
+{
+	struct datapath_port ports[2];
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = data(frame);
+	struct datapath *dp;
+	_cleanup_close_ int w0 = -1, w1 = -1;
+	char path[128];
+
+	if (!harness_enter(2))
+		return;
+	dp = harness_open(NULL);
+	attach(dp, 2, ports);
+	route(dp, "239.1.2.3", ports, 2);
+	snprintf(path, sizeof(path), HARNESS_ROOT "/v1/links/%u", ports[1].ifindex);
+	cr_assert_eq(unlink(path), 0);
+	datapath_close(dp);
+	dp = harness_open(NULL);
+	attach(dp, 2, ports);
+	cr_expect_not(ports[0].fresh);
+	cr_expect(ports[1].fresh);
+	w0 = harness_socket("w", 0);
+	w1 = harness_socket("w", 1);
+	harness_send(w0, frame, len);
+	cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1);
+	datapath_close(dp);
+}
+
 Test(datapath, a_new_port_does_not_inherit_the_number_of_a_listed_one)
 {
 	struct datapath_port ports[3];
