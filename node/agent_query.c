@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/log.h"
 
 #define ANSWER_ROUTES_MAX 2000 /* a message; the rest follows with `more` */
 
@@ -188,11 +189,17 @@ static void verify(struct agent *a, Mcmesh__V1__Answer *answer, char detail[256]
 		v.differences += want - (v.entries - v.differences);
 	}
 	answer->differences = v.differences;
-	if (v.differences)
+	/* What was found is told, and is mended in the next turn. */
+	if (v.differences) {
+		log_warning("The kernel's maps are not as written; they are written again. "
+			    "differences=%" PRIu64 " first=\"%s\"",
+			    v.differences, v.first);
+		fib_rewrite(a->fib);
 		snprintf(detail, 256, "%" PRIu64 " entries differ, first: %s", v.differences,
 			 v.first);
-	else
+	} else {
 		snprintf(detail, 256, "%" PRIu64 " forwarding entries match", v.entries);
+	}
 	answer->detail = detail;
 }
 

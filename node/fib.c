@@ -564,6 +564,18 @@ size_t fib_flush(struct fib *fib)
 	return due;
 }
 
+void fib_rewrite(struct fib *fib)
+{
+	struct fib_group *g, *next;
+
+	HASH_ITER (hh, fib->groups, g, next) {
+		/* As after a failed write: equal to nothing. */
+		for (size_t i = 0; i < g->n_entries; i++)
+			g->entries[i].n_ports = SIZE_MAX;
+		group_mark(fib, g);
+	}
+}
+
 /* ---- adoption --------------------------------------------------------------- */
 
 int fib_adopt(struct fib *fib, const struct datapath_route *route)

@@ -58,6 +58,9 @@ int fib_router_set(struct fib *fib, uint32_t segment, uint32_t port, bool on);
 /* Out of every group: for a port that vanished with a previous agent. */
 void fib_port_forget(struct fib *fib, uint32_t port);
 
+/* The maps are not what was written: the next flush writes every entry again. */
+void fib_rewrite(struct fib *fib);
+
 /* Derives what changed and calls the ops. Returns how many groups are still
  * due because an op failed. */
 size_t fib_flush(struct fib *fib);
