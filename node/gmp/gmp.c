@@ -479,6 +479,9 @@ void gmp_input(struct gmp *gmp, uint32_t port, const uint8_t *frame, size_t len,
 		port_expire(p, now_ms, fx);
 	if (wire_parse(frame, len, &m, &why) < 0) {
 		count(p, why);
+		/* RFC 4541 2.1.1 (3). The kernel hands on no ICMPv6 of unknown type. */
+		if (why == GMP_C_unknown_type && frame[12] == 0x08 && take_token(p, now_ms))
+			fx_frame(fx, GMP_FX_FLOOD, port, frame, len);
 		return;
 	}
 	/* IGMPv1 (RFC 1112) has no Router Alert to require. */

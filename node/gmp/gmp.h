@@ -81,6 +81,7 @@ enum gmp_fx_type {
 	GMP_FX_QUERY,	   /* send `frame` (whole Ethernet frame) out of the port */
 	GMP_FX_ROUTER,	   /* the port became, or is no longer, a router port: `on` */
 	GMP_FX_REPORT,	   /* a report to hand to router ports: `frame`, from `port` */
+	GMP_FX_FLOOD,	   /* IGMP of an unknown type for all ports but `port`: `frame` */
 	GMP_FX_TRACE,	   /* a state change, for the log and tests */
 };
 
