@@ -244,14 +244,15 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 	}
 	count(port, GMP_C_queries_received);
 	if (!addr_is_unspecified(&m->source)) {
+		/* First, as the timers follow what the elected querier says. */
+		if (addr_is_unspecified(&m->group))
+			elect(port, m, now);
 		f->router_until = now + other_querier_ms(port, m->v6);
 		/* 7.3.1: the lowest version on the link. */
 		if (f->older_until <= now || m->version <= f->older) {
 			f->older = m->version;
 			f->older_until = f->router_until;
 		}
-		if (addr_is_unspecified(&m->group))
-			elect(port, m, now);
 		router_update(port, fx);
 		timer_set(port->gmp, &port->timer, port_next(port));
 	}

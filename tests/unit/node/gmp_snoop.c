@@ -234,6 +234,25 @@ Test(conformance, F02_router_ports_are_learnt_and_expire)
 	}
 }
 
+Test(conformance, F02_router_port_lasts_as_long_as_its_queries_say)
+{
+	EACH_FAMILY(v6)
+	{
+		struct query q = { .source = addr_of(v6 ? "fe80::1" : "10.0.0.1"),
+				   .version = v6 ? GMP_MLDV2 : GMP_IGMPV3,
+				   .qrv = 2,
+				   .qqic = 20 };
+		struct rig *rig = rig_new(v6, NULL);
+
+		rig_query(rig, R, &q);
+		rig_wait(rig, 44999);
+		cr_assert(gmp_port_is_router(rig->gmp, R));
+		rig_wait(rig, 1);
+		cr_assert_not(gmp_port_is_router(rig->gmp, R));
+		rig_free(rig);
+	}
+}
+
 Test(conformance, F07_the_address_is_the_key_not_the_mac)
 {
 	struct addr twin = addr_of("225.10.10.10");
