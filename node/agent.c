@@ -218,6 +218,7 @@ static void membership_effect(struct agent *a, const struct gmp_fx_item *item)
 	filter_deinit(&filter);
 }
 
+/* To the other router ports of the segment, or to all its other ports. */
 static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 {
 	struct agent_port *from = agent_port_find(a, item->port), *port, *next;
@@ -226,7 +227,7 @@ static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 		return;
 	HASH_ITER (hh, a->ports, port, next) {
 		if (port != from && port->in_engine && port->segment == from->segment &&
-		    gmp_port_is_router(a->gmp, port->ifindex))
+		    (item->type == GMP_FX_FLOOD || gmp_port_is_router(a->gmp, port->ifindex)))
 			send_frame(a, port->ifindex, gmp_fx_frame(&a->fx, item), item->frame_len);
 	}
 }
@@ -307,6 +308,7 @@ static void effects_run(struct agent *a)
 			router_effect(a, item);
 			break;
 		case GMP_FX_REPORT:
+		case GMP_FX_FLOOD:
 			report_effect(a, item);
 			break;
 		case GMP_FX_TRACE:
