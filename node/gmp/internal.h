@@ -50,7 +50,6 @@ struct family {
 	uint64_t next_general; /* UINT64_MAX: never */
 	uint32_t startup_left;
 	uint64_t other_until; /* another querier rules */
-	struct addr other;
 	uint64_t older_until; /* a querier of an older version is on the link */
 	enum gmp_version older;
 	uint32_t robustness, query_interval_ms; /* the elected querier's; 0: ours */

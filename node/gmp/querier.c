@@ -202,7 +202,11 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 	timer_set(port->gmp, &port->timer, port_next(port));
 }
 
-/* Election (6.6.2): the lowest address rules; ours of 0.0.0.0 never wins. */
+/*
+ * Election (6.6.2): any query of a lower address than ours, general or specific
+ * and whatever its S flag says (4.1.5), starts the timer anew, also that of a
+ * second such router; ours of 0.0.0.0 never wins.
+ */
 static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 {
 	struct family *f = &p->family[m->v6];
@@ -211,9 +215,6 @@ static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 	if (port_may_query(p, m->v6) && !addr_is_unspecified(&own) &&
 	    addr_cmp(&m->source, &own) > 0)
 		return;
-	if (f->other_until > now && addr_cmp(&m->source, &f->other) > 0)
-		return;
-	f->other = m->source;
 	if (m->qrv) /* 4.1.6, 4.1.7 */
 		f->robustness = m->qrv;
 	if (m->query_interval_s)
@@ -245,8 +246,7 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 	count(port, GMP_C_queries_received);
 	if (!addr_is_unspecified(&m->source)) {
 		/* First, as the timers follow what the elected querier says. */
-		if (addr_is_unspecified(&m->group))
-			elect(port, m, now);
+		elect(port, m, now);
 		f->router_until = now + other_querier_ms(port, m->v6);
 		/* 7.3.1: the lowest version on the link. */
 		if (f->older_until <= now || m->version <= f->older) {
