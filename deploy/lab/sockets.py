@@ -20,7 +20,9 @@ IP_ADD_SOURCE_MEMBERSHIP = 39
 IP_DROP_SOURCE_MEMBERSHIP = 40
 IP_BLOCK_SOURCE = 38
 IPV6_MULTICAST_ALL = 29
+MCAST_BLOCK_SOURCE = 43
 MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_SOURCE_GROUP = 47
 SEQUENCE = struct.Struct("!QQ")  # number, CLOCK_MONOTONIC in ns when it was sent
 PACKET_OUTGOING = 4
 RECEIVE_BUFFER = 4 << 20
@@ -81,7 +83,9 @@ class Member:
                 self.sock.bind((group, port))
         if join:
             self.join()
-        if exclude:
+        if exclude and is_v6(group):
+            self._source_option6(MCAST_BLOCK_SOURCE, exclude)
+        elif exclude:
             self._source_option(IP_BLOCK_SOURCE, exclude)
 
     def reset(self):
@@ -99,14 +103,17 @@ class Member:
         self.sock.setsockopt(socket.IPPROTO_IP, option, socket.inet_aton(self.group) +
                              socket.inet_aton(interface) + socket.inet_aton(source))
 
+    def _source_option6(self, option, source):
+        def storage(address):
+            return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0,
+                               socket.inet_pton(socket.AF_INET6, address), 0).ljust(128, b"\0")
+        request = struct.pack("=I4x", self.ifindex) + storage(self.group) + storage(source)
+        self.sock.setsockopt(socket.IPPROTO_IPV6, option, request)
+
     def join(self):
         self.joined_ns = time.monotonic_ns()
         if self.source and is_v6(self.group):
-            def storage(address):
-                return struct.pack("=HHI16sI", socket.AF_INET6, 0, 0,
-                                   socket.inet_pton(socket.AF_INET6, address), 0).ljust(128, b"\0")
-            request = struct.pack("=I4x", self.ifindex) + storage(self.group) + storage(self.source)
-            self.sock.setsockopt(socket.IPPROTO_IPV6, MCAST_JOIN_SOURCE_GROUP, request)
+            self._source_option6(MCAST_JOIN_SOURCE_GROUP, self.source)
         elif self.source:
             self._source_option(IP_ADD_SOURCE_MEMBERSHIP, self.source)
         elif is_v6(self.group):
@@ -116,7 +123,9 @@ class Member:
         return self
 
     def leave(self):
-        if self.source:
+        if self.source and is_v6(self.group):
+            self._source_option6(MCAST_LEAVE_SOURCE_GROUP, self.source)
+        elif self.source:
             self._source_option(IP_DROP_SOURCE_MEMBERSHIP, self.source)
         elif is_v6(self.group):
             self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, self._mreq6())

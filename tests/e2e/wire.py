@@ -38,10 +38,10 @@ def ipv4(name, destination, protocol, payload, ttl=1, options=b"", source=None):
                                                                                              b"\0")
 
 
-def igmp(name, destination, message, bad_checksum=False, ttl=1):
+def igmp(name, destination, message, bad_checksum=False, ttl=1, source=None):
     value = checksum(message) ^ (0x0101 if bad_checksum else 0)
     message = message[:2] + struct.pack("!H", value) + message[4:]
-    return ipv4(name, destination, 2, message, ttl, ROUTER_ALERT)
+    return ipv4(name, destination, 2, message, ttl, ROUTER_ALERT, source)
 
 
 def record(kind, group, sources=(), aux=b""):
@@ -97,7 +97,8 @@ def icmpv6(name, destination, message, extensions=ROUTER_ALERT6, bad_checksum=Fa
     pseudo = ip6(source) + ip6(destination) + struct.pack("!IxxxB", len(message), ICMPV6)
     value = checksum(pseudo + message) ^ (0x0101 if bad_checksum else 0)
     message = message[:2] + struct.pack("!H", value) + message[4:]
-    return ipv6(name, destination, HOP_BY_HOP if extensions else ICMPV6, extensions + message,
+    following = HOP_BY_HOP if extensions else ICMPV6
+    return ipv6(name, destination, following, extensions + message,
                 hop_limit, source)
 
 

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snooping switch forwards and what it does not (RFC 4541)."""
+import contextlib
+import socket
+import struct
+import time
+
+import change
+import pytest
+import topology as topo
+import wire
+from conftest import LEAVE_S, SLACK_S
+
+SLOW_LEAVE = {"last_member_query_interval_ms": 2000}
+
+
+def is_router(lab, port):
+    return next(p for p in lab.json("port", "list", agent=port[:2])["ports"]
+                if p["name"] == port).get("router", False)
+
+
+@contextlib.contextmanager
+def router_on(lab, port, interval_s=6):
+    """A query with an address came from the port; it ends by one of a short interval."""
+    tap = lab.tap(port)
+    source = topo.workload_address(port)
+    tap.send(wire.query(port, source, interval_s=interval_s))
+    lab.wait("it is a router port", lambda: is_router(lab, port))
+    try:
+        yield tap
+    finally:
+        with contextlib.suppress(OSError):
+            tap.send(wire.query(port, source, interval_s=1, robustness=1))
+            lab.wait("it is no router port", lambda: not is_router(lab, port), 3 + SLACK_S)
+
+
+def got(tap, group, marker=None):
+    """Payloads of UDP packets to the group."""
+    found = []
+    for f in tap.drain():
+        if f[12:14] == b"\x08\x00" and f[30:34] == socket.inet_aton(group) and f[23] == 17:
+            found.append(f[42:int.from_bytes(f[16:18], "big") + 14])
+    return found if marker is None else marker in found
+
+
+def send_until(lab, tap, name, group, target, **options):
+    """One packet that must arrive at `target`: all before it have been handled."""
+    marker = b"fence-%d" % time.monotonic_ns()
+    tap.send(wire.udp(name, group, marker, ttl=8, **options))
+    lab.wait("the fence arrives", lambda: got(target, group, marker))
+
+
+def old_report(kind, group):
+    return struct.pack("!BBH4s", kind, 0, 0, socket.inet_aton(group))
+
+
+# ---- reports ----
+
+
+def test_F01_E07_reports_and_leaves_reach_no_other_host(lab, group):
+    others = [lab.tap(n) for n in ("n2p2", "n1p1", "n3p1")]
+    host = lab.tap("n2p1")
+    host.send(wire.igmp("n2p1", group, old_report(0x12, group)))
+    host.send(wire.v2_report("n2p1", group))
+    host.send(wire.v3_report("n2p1", wire.record(wire.IS_EX, group)))
+    host.send(wire.v2_leave("n2p1", group))
+    lab.wait_route("n1", group, remotes=["n2"])
+    for other in others:
+        assert not [f for f in other.drain() if f[6:12] == wire.mac_of_workload("n2p1")]
+
+
+def test_F01_router_port_gets_the_reports_of_hosts_as_they_are(lab, group):
+    with router_on(lab, "n2p2") as router:
+        host, elsewhere = lab.tap("n2p1"), lab.tap("n1p1")
+        frames = [wire.v2_report("n2p1", group),
+                  wire.v3_report("n2p1", wire.record(wire.TO_EX, group)),
+                  wire.v2_leave("n2p1", group)]
+        for frame in frames:
+            host.send(frame)
+        lab.wait("all arrive", lambda: all(f in router.drain() for f in frames))
+        assert not [f for f in elsewhere.drain() if f in frames]
+
+
+def test_A08_unknown_igmp_type_is_flooded_and_counted(lab):
+    before = lab.counters("n2")
+    other, elsewhere, host = lab.tap("n2p2"), lab.tap("n1p1"), lab.tap("n2p1")
+    frame = wire.igmp("n2p1", "224.0.0.4", struct.pack("!BBHI", 0x13, 1, 0, 0x000aff03))
+    host.send(frame)
+    lab.wait("it arrives as it was", lambda: frame in other.drain())
+    lab.wait("it is counted", lambda: lab.grown("n2", before).get("gmp_unknown_type") == 1)
+    assert frame not in host.drain() and frame not in elsewhere.drain()
+
+
+def test_A18_tagged_frames_are_untouched(lab, group):
+    """A report makes no state, data is not copied; the node gets both."""
+    member, node, host = lab.tap("n1p2"), lab.tap("n1", "n1p1"), lab.tap("n1p1")
+    member.send(wire.v3_report("n1p2", wire.record(wire.IS_EX, group)))
+    lab.wait_route("n1", group, ports=["n1p2"])
+
+    def tagged(frame):
+        return frame[:12] + b"\x81\x00\x00\x0a" + frame[12:]
+
+    other = lab.new_group()
+    report, data = wire.v2_report("n1p1", other), wire.udp("n1p1", group, b"tagged", ttl=4)
+    node.drain()
+    host.send(tagged(report))
+    host.send(tagged(data))
+    send_until(lab, host, "n1p1", group, member)
+    # The tag itself is not in what a packet socket reads.
+    lab.wait("the node gets them", lambda: {report, data} <= {
+        f if f[12:14] != b"\x81\x00" else f[:12] + f[16:] for f in node.drain()})
+    assert b"tagged" not in got(member, group)
+    assert not lab.memberships("n1", other)
+
+
+# ---- link-local groups ----
+
+LINK_LOCAL = {"224.0.0.42": lambda n, g, m: wire.udp(n, g, m, ttl=1),
+              "224.0.0.251": lambda n, g, m: wire.udp(n, g, m, ttl=255, port=5353),
+              "ff02::fb": lambda n, g, m: wire.ipv6(
+                  n, g, 17, struct.pack("!HHHH", 5353, 5353, 8 + len(m), 0) + m, 255)}
+
+
+@pytest.mark.parametrize("group", LINK_LOCAL)
+def test_F03_link_local_to_all_ports(lab, group):
+    """Whoever joined; not back, and not to other nodes."""
+    frame = LINK_LOCAL[group]("n1p1", group, b"local")
+    host, local, node = lab.tap("n1p1"), lab.tap("n1p2"), lab.tap("n1", "n1p1")
+    far, out = lab.tap("n2p1"), lab.tap("n1", topo.UPLINK)
+    local.send(wire.v3_report("n1p2", wire.record(wire.TO_EX, "224.0.0.42")))
+    host.send(frame)
+    lab.wait("the other port gets it", lambda: frame in local.drain())
+    lab.wait("and the node itself", lambda: frame in node.drain())
+    assert local.drain().count(frame) == 1
+    assert frame not in host.drain() and frame not in far.drain()
+    assert not [f for f in out.drain(outgoing=True) if frame[:40] in f]
+
+
+def test_F03_link_local_across_nodes_when_the_segment_wants_it(lab):
+    with change.segment_settings(lab, link_local_across_nodes="on"):
+        host = lab.tap("n1p1")
+        taps = {n: lab.tap(n) for n in ("n1p2", "n2p1", "n2p2", "n3p1", "n3p2")}
+        for group, make in LINK_LOCAL.items():
+            frame = make("n1p1", group, b"everywhere")
+            host.send(frame)
+            for name, tap in taps.items():
+                lab.wait(f"{name} gets {group}", lambda: frame in tap.drain())
+                assert tap.drain().count(frame) == 1
+            assert frame not in host.drain()
+    frame = LINK_LOCAL["224.0.0.251"]("n1p1", "224.0.0.251", b"not any more")
+    host.send(frame)
+    lab.wait("the other port gets it", lambda: frame in taps["n1p2"].drain())
+    assert frame not in taps["n2p1"].drain()
+
+
+# ---- unregistered groups, router ports ----
+
+
+def unregistered(lab, wanted):
+    """Data of a group that nobody joined, n1p1 sends; who of the others has it."""
+    group, marker = lab.new_group(), b"unregistered"
+    host, tap, far = lab.tap("n1p1"), lab.tap("n1p2"), lab.tap("n2p1")
+    before = lab.counters("n1")
+    host.send(wire.udp("n1p1", group, marker, ttl=8))
+    if wanted:
+        lab.wait("it arrives", lambda: got(tap, group, marker))
+        assert len(got(tap, group)) == 1
+    else:
+        lab.wait("it is counted", lambda: lab.grown("n1", before).get("drop_unregistered"))
+        assert not got(tap, group)
+    assert not got(host, group) and not got(far, group)
+
+
+def test_F05_unregistered_goes_to_router_ports(lab):
+    unregistered(lab, False)
+    with router_on(lab, "n1p2"):
+        unregistered(lab, True)
+    unregistered(lab, False)
+
+
+def test_F05_unregistered_dropped_or_flooded_as_the_segment_says(lab):
+    with change.segment_settings(lab, unregistered="flood"):
+        unregistered(lab, True)
+    with change.segment_settings(lab, unregistered="drop"):
+        with router_on(lab, "n1p2"):
+            unregistered(lab, False)
+    unregistered(lab, False)
+
+
+def test_F04_router_port_gets_registered_groups(lab, group):
+    """Beside the members; never what it sends itself; and it is no member."""
+    with router_on(lab, "n2p2") as router:
+        member = lab.member("n2p1", group)
+        lab.wait_route("n2", group, ports=["n2p1", "n2p2"])
+        lab.wait_route("n1", group, remotes=["n2"])
+        sender = lab.sender("n1p1", group)
+        lab.exact(member, lab.stream(sender, [member]))
+        assert len(got(router, group)) == sender.sent
+        router.frames.clear()
+        fence = lab.tap("n2p1")
+        send_until(lab, router, "n2p2", group, fence)
+        assert not got(router, group)
+        assert {r["port"] for r in lab.memberships("n2", group)} == {"n2p1"}
+    lab.wait_route("n2", group, ports=["n2p1"])
+
+
+def test_F04_router_port_makes_its_node_no_member(lab, group):
+    with router_on(lab, "n3p2") as router:
+        lab.member("n2p1", group)
+        lab.wait_route("n1", group, remotes=["n2"])
+        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
+        # The node's own senders reach the router, as other nodes' members.
+        send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
+        assert lab.route("n1", group) == (set(), {topo.vtep("n2")})
+
+
+def test_F04_router_port_gets_a_source_that_no_member_wants(lab, group):
+    with router_on(lab, "n1p2") as router:
+        lab.member("n2p1", group, source="192.0.2.9")
+        lab.wait_route("n1", group, ports=["n1p2"], remotes=["n2"], source="192.0.2.9")
+        outsider = lab.tap("n2p1")
+        send_until(lab, lab.tap("n1p1"), "n1p1", group, router)
+        assert not got(outsider, group)
+
+
+def test_F02_F09_router_port_that_is_removed_is_none(lab):
+    tap = lab.tap("n3p2")
+    tap.send(wire.query("n3p2", topo.workload_address("n3p2"), interval_s=60))
+    lab.wait("it is a router port", lambda: is_router(lab, "n3p2"))
+    topo.port_down("n3p2")
+    try:
+        lab.wait("the port is gone", lambda: "n3p2" not in str(
+            lab.json("port", "list", agent="n3")))
+        before = lab.counters("n3")
+        lab.tap("n3p1").send(wire.udp("n3p1", lab.new_group(), b"x", ttl=8))
+        lab.wait("nobody is there for it",
+                 lambda: lab.grown("n3", before).get("drop_unregistered"))
+        assert not lab.grown("n3", before).get("copy_stale")
+    finally:
+        topo.port_up("n3p2")
+        lab.wait("the port is back", lab.ready, 10)
+    assert not is_router(lab, "n3p2")
+
+
+# ---- hosts behind one port ----
+
+
+def host_report(name, host, *records):
+    return wire.v3_report(name, *records, source=host)
+
+
+def test_E06_fast_leave_acts_when_the_last_host_goes(lab):
+    with change.segment_settings(lab, fast_leave="on", **SLOW_LEAVE):
+        tap, one, two = lab.tap("n2p1"), "198.18.2.101", "198.18.2.102"
+        alone, shared = lab.new_group(), lab.new_group()
+        tap.send(host_report("n2p1", one, wire.record(wire.TO_EX, alone),
+                             wire.record(wire.TO_EX, shared)))
+        tap.send(host_report("n2p1", two, wire.record(wire.TO_EX, shared)))
+        for group in (alone, shared):
+            lab.wait_route("n1", group, remotes=["n2"])
+        lab.wait("two hosts are tracked", lambda: len(
+            lab.memberships("n2", shared)[0].get("hosts", ())) == 2)
+        left = time.monotonic()
+        tap.send(host_report("n2p1", one, wire.record(wire.TO_IN, shared),
+                             wire.record(wire.TO_IN, alone)))
+        lab.wait_route("n1", alone, deadline_s=2)
+        assert time.monotonic() - left < 2, "as slow as without"
+        assert lab.route("n1", shared) == (set(), {topo.vtep("n2")}), "host two still wants it"
+        # Whether host two is there was asked when the first left; it answers.
+        tap.send(host_report("n2p1", two, wire.record(wire.IS_EX, shared)))
+        tap.send(host_report("n2p1", two, wire.record(wire.TO_IN, shared)))
+        lab.wait_route("n1", shared, deadline_s=2)
+
+
+def test_E06_fast_leave_is_off_unless_set(lab, group):
+    with change.segment_settings(lab, **SLOW_LEAVE):
+        tap = lab.tap("n2p1")
+        tap.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group)))
+        lab.wait_route("n1", group, remotes=["n2"])
+        left = time.monotonic()
+        tap.send(wire.v3_report("n2p1", wire.record(wire.TO_IN, group)))
+        lab.wait_route("n1", group, deadline_s=4 + SLACK_S)
+        assert time.monotonic() - left > 3
+
+
+def test_F13_hosts_of_one_port_get_a_superset(lab, group):
+    a, b = topo.workload_address("n1p1"), topo.workload_address("n1p2")
+    tap = lab.tap("n2p1")
+    tap.send(host_report("n2p1", "198.18.2.101", wire.record(wire.IS_EX, group, [a])))
+    lab.wait_route("n1", group, remotes=["n2"])
+    lab.wait("a is blocked", lambda: lab.route("n1", group, a) == (set(), set()) and
+             lab.route("n1", group)[1])
+    tap.send(host_report("n2p1", "198.18.2.102", wire.record(wire.ALLOW, group, [a])))
+    lab.wait("the other host wants it", lambda: {
+        s["address"]: s["state"] for s in lab.memberships("n2", group)[0]["sources"]}.get(a) !=
+        "BLOCKED")
+    for name in ("n1p1", "n1p2"):
+        send_until(lab, lab.tap(name), name, group, tap)
+    assert {socket.inet_ntoa(f[26:30]) for f in tap.drain() if f[23] == 17 and
+            f[30:34] == socket.inet_aton(group)} == {a, b}
+
+
+def test_F13_two_kernels_behind_one_port(lab, group):
+    """A second host by macvlan, with its own address and sockets."""
+    lab.exec("n2p1", "ip", "link", "add", "second", "link", "eth0", "type", "macvlan",
+             "mode", "bridge")
+    try:
+        topo.ip_batch(["addr add 198.18.2.101/32 dev second", "link set second up"], "n2p1")
+        first = lab.member("n2p1", group)
+        lab.wait_route("n1", group, remotes=["n2"])
+        import sockets
+        with sockets.namespace("n2p1"):
+            second = socket.if_nametoindex("second")
+        first.sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack(
+            "=4s4si", socket.inet_aton(group), b"\0" * 4, second))
+        lab.wait("two hosts are tracked", lambda: len(
+            lab.memberships("n2", group)[0].get("hosts", ())) == 2)
+        first.leave()
+        # The second answers the query: longer than the leave takes, it stays.
+        left = time.monotonic()
+        tap, sender = lab.tap("n2p1"), lab.tap("n1p1")
+        while time.monotonic() < left + 2 * LEAVE_S:
+            send_until(lab, sender, "n1p1", group, tap)
+        assert lab.memberships("n2", group)
+    finally:
+        lab.exec("n2p1", "ip", "link", "del", "second")
+
+
+# ---- data as it was ----
+
+
+def test_F06_F11_packet_is_copied_byte_for_byte(lab, group):
+    """TTL, identification, TOS, options, a wrong header checksum: none of it is ours."""
+    near, far = lab.tap("n1p2"), lab.tap("n2p1")
+    for tap, name in ((near, "n1p2"), (far, "n2p1")):
+        tap.send(wire.v3_report(name, wire.record(wire.IS_EX, group)))
+    lab.wait_route("n1", group, ports=["n1p2"], remotes=["n2"])
+    host = lab.tap("n1p1")
+    frames = []
+    for ttl, ident, good in ((1, 0x1234, True), (255, 0xffff, True), (7, 1, False)):
+        frame = bytearray(wire.udp("n1p1", group, b"as it was", ttl=ttl,
+                                   options=b"\x83\x07\x04\xc0\x00\x02\x01\x00"))
+        frame[15], frame[18:20], frame[24:26] = 0x28, struct.pack("!H", ident), b"\0\0"
+        value = wire.checksum(bytes(frame[14:42])) ^ (0 if good else 0x5555)
+        frame[24:26] = struct.pack("!H", value)
+        frames.append(bytes(frame))
+        host.send(frames[-1])
+    for tap in (near, far):
+        lab.wait("all arrive as they were", lambda: [f for f in tap.drain() if f in frames] == frames)
+
+
+def test_F16_fragments_are_copied_whole(lab, group):
+    far, host = lab.tap("n2p1"), lab.tap("n1p1")
+    far.send(wire.v3_report("n2p1", wire.record(wire.IS_EX, group)))
+    lab.wait_route("n1", group, remotes=["n2"])
+    payload = struct.pack("!HHHH", 40000, 5000, 8 + 72, 0) + bytes(range(72))
+    frames = []
+    # The last part first: nothing waits for the beginning.
+    for at, more in ((40, 0), (0, 0x2000)):
+        frame = bytearray(wire.ipv4("n1p1", group, 17, payload[at:at + 40], 8))
+        frame[18:20], frame[20:22], frame[24:26] = b"\x77\x77", \
+            struct.pack("!H", more | at // 8), b"\0\0"
+        frame[24:26] = struct.pack("!H", wire.checksum(bytes(frame[14:34])))
+        frames.append(bytes(frame))
+        host.send(frames[-1])
+    lab.wait("both arrive", lambda: [f for f in far.drain() if f in frames] == frames)
