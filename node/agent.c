@@ -72,6 +72,7 @@ static int on_route_set(const struct datapath_route *route, void *userdata)
 	struct agent *a = userdata;
 	int r = datapath_route_set(a->datapath, route);
 
+	a->routes_refused += r < 0;
 	if (r < 0)
 		log_warning("A forwarding entry could not be written; tried again: raise "
 			    "limits.routes or limits.lists if this stays. segment=%u err=%s",
@@ -104,6 +105,31 @@ static const struct fib_ops fib_ops = {
 	.member = on_member,
 };
 
+static int remote_set(struct agent *a, struct agent_remote *remote)
+{
+	int r = datapath_remote_set(a->datapath, &remote->vtep, remote->node);
+
+	remote->refused = r < 0;
+	a->remotes_refused += remote->refused;
+	if (remote->refused)
+		a->remotes_retry_ms = agent_now_ms() + AGENT_RETRY_MS;
+	return r;
+}
+
+/* One that is let in at last is missing in every entry that was to name it. */
+static void remotes_retry(struct agent *a, uint64_t now_ms)
+{
+	struct agent_remote *remote, *next;
+
+	if (!a->remotes_retry_ms || now_ms < a->remotes_retry_ms)
+		return;
+	a->remotes_retry_ms = 0;
+	HASH_ITER (hh, a->remotes, remote, next) {
+		if (remote->refused && !remote->going && remote_set(a, remote) >= 0)
+			fib_rewrite(a->fib);
+	}
+}
+
 static void on_remote_add(const struct addr *vtep, const char *node, void *userdata)
 {
 	struct agent *a = userdata;
@@ -122,7 +148,8 @@ static void on_remote_add(const struct addr *vtep, const char *node, void *userd
 	remote->references++;
 	remote->going = false;
 	a->lists_due = true;
-	r = datapath_remote_set(a->datapath, vtep, node);
+	snprintf(remote->node, sizeof(remote->node), "%s", node);
+	r = remote_set(a, remote);
 	if (r < 0)
 		log_error("A node cannot be reached: raise limits.remotes. node=%s vtep=%s err=%s",
 			  node, addr_format(vtep, text), strerror(-r));
@@ -356,8 +383,8 @@ static void timer_arm(struct agent *a)
 
 	next = min_u64(next, agent_ports_next_ms(a));
 	next = min_u64(next, datapath_next_ms(a->datapath));
-	if (a->flush_retry_ms)
-		next = min_u64(next, a->flush_retry_ms);
+	next = min_u64(next, a->flush_retry_ms ? a->flush_retry_ms : UINT64_MAX);
+	next = min_u64(next, a->remotes_retry_ms ? a->remotes_retry_ms : UINT64_MAX);
 	if (a->punt_check_ms)
 		next = min_u64(next, a->punt_check_ms);
 	if (next == UINT64_MAX) {
@@ -373,6 +400,7 @@ void agent_settle(struct agent *a)
 	uint64_t now_ms = agent_now_ms();
 
 	effects_run(a);
+	remotes_retry(a, now_ms);
 	if (fib_flush(a->fib)) {
 		/* Not everything is in the maps: no acknowledgement, the old position. */
 		a->flush_retry_ms = now_ms + AGENT_RETRY_MS;

@@ -59,7 +59,9 @@ struct agent_adopted {
 struct agent_remote {
 	struct addr vtep;
 	uint32_t references;
-	bool going; /* no reference: to be taken out after the next flush */
+	bool going;   /* no reference: to be taken out after the next flush */
+	bool refused; /* limits.remotes: tried again, as one that goes makes room */
+	char node[DATAPATH_NODE_NAME_MAX];
 	UT_hash_handle hh;
 };
 
@@ -97,6 +99,8 @@ struct agent {
 	uint64_t punt_check_ms; /* 0: nothing was punted since the last look */
 	uint64_t punts_stale;	/* frames of ports that are gone */
 	uint64_t queries_failed;
+	uint64_t routes_refused, remotes_refused;
+	uint64_t remotes_retry_ms; /* 0: none is refused */
 };
 
 uint64_t agent_now_ms(void);

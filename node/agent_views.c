@@ -319,6 +319,10 @@ void view_counters_collect(struct agent *a, const char *prefix, struct view_coun
 	counter_add(&list, prefix, "punt_stale", 0, &ADDR_NULL, "", &ADDR_NULL, a->punts_stale, 0);
 	counter_add(&list, prefix, "query_send_failed", 0, &ADDR_NULL, "", &ADDR_NULL,
 		    a->queries_failed, 0);
+	counter_add(&list, prefix, "routes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,
+		    a->routes_refused, 0);
+	counter_add(&list, prefix, "remotes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,
+		    a->remotes_refused, 0);
 	if (list.n)
 		qsort(list.rows, list.n, sizeof(*list.rows), counter_cmp);
 	*ret_list = list;

@@ -151,9 +151,10 @@ struct datapath_route {
 };
 
 /* Replaces the entry as a whole: a packet sees the old list or the new one.
- * -ENOSPC: the table or the lists are full, the old entry stays; -ENOENT: a
- * remote or a port is unknown. A receiver that is removed and comes back is
- * another one: set the routes that name it again. */
+ * -ENOSPC: the table or the lists are full, the old entry stays. Returns how
+ * many receivers were left out as they are unknown, so that one that a limit
+ * refused costs the others nothing. A receiver that is removed and comes back
+ * is another one: set the routes that name it again. */
 int datapath_route_set(struct datapath *dp, const struct datapath_route *route);
 int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint32_t segment,
 		       const struct addr *group, const struct addr *source);

@@ -72,12 +72,13 @@ static void list_put(struct datapath *dp, uint32_t first)
 	}
 }
 
-/* The numbers of all receivers, ports first; -ENOENT when one is unknown. */
+/* The numbers of the receivers that are known, ports first. */
 static int entries_make(struct datapath *dp, const struct datapath_route *route,
-			uint32_t **ret_entries)
+			uint32_t **ret_entries, size_t *ret_ports, size_t *ret_remotes)
 {
 	size_t n = route->n_ports + route->n_remotes;
 	_cleanup_free_ uint32_t *entries = calloc(n ? n : 1, sizeof(*entries));
+	size_t used = 0;
 
 	if (!entries)
 		return -ENOMEM;
@@ -85,18 +86,18 @@ static int entries_make(struct datapath *dp, const struct datapath_route *route,
 		struct port *p;
 
 		HASH_FIND(hh, dp->port_index, &route->ports[i], sizeof(uint32_t), p);
-		if (!p)
-			return -ENOENT;
-		entries[i] = p->number;
+		if (p)
+			entries[used++] = p->number;
 	}
+	*ret_ports = used;
 	for (size_t i = 0; i < route->n_remotes; i++) {
 		struct remote *r;
 
 		HASH_FIND(hh, dp->remote_index, &route->remotes[i], sizeof(struct addr), r);
-		if (!r)
-			return -ENOENT;
-		entries[route->n_ports + i] = r->number;
+		if (r)
+			entries[used++] = r->number;
 	}
+	*ret_remotes = used - *ret_ports;
 	*ret_entries = TAKE_PTR(entries);
 	return 0;
 }
@@ -141,12 +142,13 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 	struct dp_route value, old = { 0 };
 	struct dp_route_key key;
 	struct route *r, *fresh = NULL;
+	size_t n_ports, n_remotes;
 	int rc;
 
 	rc = key_make(route->kind, route->segment, &route->group, &route->source, &key);
 	if (rc < 0)
 		return rc;
-	rc = entries_make(dp, route, &entries);
+	rc = entries_make(dp, route, &entries, &n_ports, &n_remotes);
 	if (rc < 0)
 		return rc;
 	r = route_find(dp, &key);
@@ -157,7 +159,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		r->key = key;
 	}
 	numbers_reclaim(&dp->list_numbers, datapath_now_ms());
-	rc = list_make(dp, &key, entries, route->n_ports, route->n_remotes, &value);
+	rc = list_make(dp, &key, entries, n_ports, n_remotes, &value);
 	if (rc < 0) {
 		free(fresh);
 		return rc;
@@ -175,7 +177,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
 	else
 		list_retire(dp, old.first);
-	return 0;
+	return (int)(route->n_ports + route->n_remotes - n_ports - n_remotes);
 }
 
 int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint32_t segment,

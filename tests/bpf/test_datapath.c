@@ -108,7 +108,7 @@ static void check_life(enum datapath_attach how)
 		ifindexes[i] = ports[i].ifindex;
 	r.ports = ifindexes;
 	r.remotes = &peer;
-	cr_expect_eq(datapath_route_set(dp, &r), -ENOENT, "a remote that nobody set");
+	cr_expect_eq(datapath_route_set(dp, &r), 1, "a remote that nobody set is left out");
 	cr_assert_eq(datapath_remote_set(dp, &peer, "n2"), 0);
 	cr_assert_eq(datapath_route_set(dp, &r), 0);
 	cr_assert_eq(datapath_meta_set(dp, &meta), 0);
@@ -178,10 +178,9 @@ Test(datapath, a_reused_ifindex_is_another_port)
 	datapath_close(dp);
 }
 
-/* A list may outlive its receiver, also over a restart of the agent: whoever
- * comes next must not inherit the copies. */
 static void *let_go(void *fd)
 {
+	/* Not a poll interval but the fault itself: it lets go late. */
 	const struct timespec dying = { .tv_nsec = 200 * 1000000L };
 
 	nanosleep(&dying, NULL);
@@ -236,6 +235,36 @@ Test(datapath, a_device_that_was_detached_behind_our_back_stays_in_its_lists)
 	datapath_close(dp);
 }
 
+Test(datapath, a_receiver_that_is_unknown_costs_the_others_nothing)
+{
+	struct addr unknown = ip("192.0.2.99");
+	struct datapath_port ports[2];
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = data(frame);
+	struct datapath *dp;
+	_cleanup_close_ int w0 = -1, w1 = -1;
+	struct datapath_route r = { .segment = 1, .group = ip("239.1.2.3"), .n_ports = 2 };
+	uint32_t ifindexes[2];
+
+	if (!harness_enter(2))
+		return;
+	dp = harness_open(NULL);
+	attach(dp, 2, ports);
+	ifindexes[0] = ports[1].ifindex;
+	ifindexes[1] = 999999;
+	r.ports = ifindexes;
+	r.remotes = &unknown;
+	r.n_remotes = 1;
+	cr_assert_eq(datapath_route_set(dp, &r), 2);
+	w0 = harness_socket("w", 0);
+	w1 = harness_socket("w", 1);
+	harness_send(w0, frame, len);
+	cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1);
+	datapath_close(dp);
+}
+
+/* A list may outlive its receiver, also over a restart of the agent: whoever
+ * comes next must not inherit the copies. */
 Test(datapath, a_new_port_does_not_inherit_the_number_of_a_listed_one)
 {
 	struct datapath_port ports[3];
