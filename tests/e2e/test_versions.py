@@ -328,3 +328,92 @@ def test_D18_mld_query_from_a_global_address_is_refused(lab):
     tap.send(wire.query6("n3p1", "fe80::1234"))
     lab.wait("a link-local one counts", lambda: is_router(lab, "n3p1"))
     lab.wait("router no more", lambda: not is_router(lab, "n3p1"), 3 + SLACK_S)
+
+
+# ---- settings at run time ----
+
+
+def test_C14_settings_change_while_it_streams(lab, group):
+    """The querier asks at the new interval; no member misses a packet."""
+    tap, member = lab.tap("n2p1"), lab.member("n2p1", group)
+    lab.wait_route("n1", group, remotes=["n2"])
+    done = []
+
+    def changing():
+        with change.segment_settings(lab, query_interval_ms=20000, robustness=3,
+                                     last_member_query_interval_ms=400):
+            tap.drain()
+            tap.frames.clear()
+            until = time.monotonic() + 2.5
+            while time.monotonic() < until:
+                yield
+            done.append(len([f for f in igmp_queries(tap) if wire.igmp_of(f)[9] == 20]))
+            done.append(lab.memberships("n2", group))
+
+    lab.exact(member, lab.stream(lab.sender("n1p1", group), [member], meanwhile=changing(),
+                                 deadline_s=10))
+    # One that was due may still come; then nothing for long.
+    assert done[0] <= 1 and done[1]
+    lab.wait("it asks as before", lambda: len(
+        [f for f in igmp_queries(tap) if wire.igmp_of(f)[9] == 1]) >= 2, 4 + SLACK_S)
+
+
+def test_A11_router_alert_required_at_run_time(lab, group):
+    bare = wire.ipv4("n2p1", group, 2, wire.igmp_of(wire.v2_report("n2p1", group)))
+    with change.segment_settings(lab, require_router_alert="on"):
+        before = lab.counters("n2")
+        host = lab.tap("n2p1")
+        host.send(bare)
+        lab.wait("it is counted",
+                 lambda: lab.grown("n2", before).get("gmp_no_router_alert") == 1)
+        assert not lab.memberships("n2", group)
+        with_alert = lab.new_group()
+        host.send(wire.v2_report("n2p1", with_alert))
+        lab.wait_route("n1", with_alert, remotes=["n2"])
+    host.send(bare)
+    lab.wait_route("n1", group, remotes=["n2"])
+
+
+def test_D10_who_is_no_querier_asks_nothing(lab, group):
+    """Switched off at run time: no general query, none when a member leaves."""
+    with change.segment_settings(lab, querier="off"):
+        tap = lab.tap("n2p1")
+        member = lab.member("n2p1", group)
+        lab.wait_route("n1", group, remotes=["n2"])
+        tap.drain()
+        tap.frames.clear()
+        member.leave()
+        lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+        assert not igmp_queries(tap) and not igmp_queries(tap, group) and not mld_queries(tap)
+    lab.wait("it asks again", lambda: igmp_queries(tap) and mld_queries(tap), 1.5 + SLACK_S)
+
+
+@pytest.mark.parametrize("s_flag", [False, True])
+def test_D14_query_of_another_router_lowers_the_timer_unless_s(lab, group, s_flag):
+    """Nobody answers: without S the group ends after the last member time."""
+    host = lab.tap("n2p1")
+    host.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group)))
+    lab.wait_route("n1", group, remotes=["n2"])
+    start = time.monotonic()
+    host.send(wire.query("n2p1", "198.18.2.1", group=group, response=1, s_flag=s_flag))
+    lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+    took = time.monotonic() - start
+    assert took > 2 if s_flag else took < 2, took
+    lab.wait("router no more", lambda: not is_router(lab, "n2p1"), 4 + SLACK_S)
+
+
+# ---- sources beside an older host ----
+
+
+def test_E04_block_beside_an_older_host_is_ignored(lab, group):
+    source = topo.workload_address("n1p1")
+    member = lab.tap("n2p1")
+    member.send(wire.v2_report("n2p1", group))
+    member.send(wire.v3_report("n2p1", wire.record(wire.BLOCK, group, [source])))
+    member.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group, [source])))
+    lab.wait_route("n1", group, remotes=["n2"])
+    fence = lab.new_group()
+    member.send(wire.v2_report("n2p1", fence))
+    lab.wait_route("n1", fence, remotes=["n2"])
+    row = lab.memberships("n2", group)[0]
+    assert (row["mode"], row["version"], row.get("sources", [])) == ("EXCLUDE", "IGMPV2", [])
