@@ -384,7 +384,9 @@ static void to_exclude(struct group *g, const struct addr *a, size_t n, uint64_t
 			insert(g, &a[i], was_include ? 0 : fresh);
 	}
 	g->expires = gmi;
-	due_at(g, was_include ? gmi : fresh);
+	due_at(g, gmi);
+	if (!was_include) /* what ran so far may end after a shorter interval */
+		due_at(g, fresh);
 }
 
 static void block(struct group *g, const struct addr *a, size_t n, uint64_t now, struct gmp_fx *fx)
