@@ -50,7 +50,6 @@ struct event {
 	unsigned n_records;
 	struct event_record records[RECORDS_MAX];
 	struct oracle_query query;
-	uint8_t qrv, qqic;
 };
 
 struct check {
@@ -122,8 +121,8 @@ static void print_event(FILE *out, const struct event *e)
 	if (e->kind == EVENT_OLD_REPORT || e->kind == EVENT_OLD_LEAVE)
 		fprintf(out, " g%d version %d", e->query.group, e->version);
 	if (e->kind == EVENT_QUERY) {
-		fprintf(out, " from %s g%d S=%d ", addr_format(&e->query.from, text),
-			e->query.group, e->query.suppress);
+		fprintf(out, " from %s g%d S=%d QRV=%d QQIC=%d ", addr_format(&e->query.from, text),
+			e->query.group, e->query.suppress, e->query.qrv, e->query.qqic);
 		print_set(out, e->query.sources);
 	}
 	fputc('\n', out);
@@ -362,11 +361,10 @@ static void draw_query(struct check *c, struct event *e)
 	else if (one_in(c, 2))
 		q->sources = below(c, 1u << ORACLE_SOURCES);
 	q->suppress = one_in(c, 3);
-	e->qrv = one_in(c, 4) ? 0 : c->configs[e->port].robustness;
-	/* 0 stands for the default, so only those that have it may hear a 0. */
-	if (c->configs[e->port].robustness != 2)
-		e->qrv = c->configs[e->port].robustness;
-	e->qqic = c->configs[e->port].query_interval_ms / 1000;
+	q->qrv = one_in(c, 3) ? below(c, 8) : c->configs[e->port].robustness;
+	q->qqic = c->configs[e->port].query_interval_ms / 1000;
+	if (one_in(c, 3))
+		q->qqic = one_in(c, 4) ? 128 + below(c, 16) : 7 + below(c, 120);
 	e->dress.from = q->from;
 }
 
@@ -477,8 +475,8 @@ static void frame_query(struct check *c, const struct event *e, struct wire_fram
 	for (int s = 0; s < ORACLE_SOURCES; s++)
 		if (q->sources & 1u << s)
 			sources[query.n_sources++] = c->model.sources[s];
-	query.qrv = e->qrv;
-	query.qqic = e->qqic;
+	query.qrv = q->qrv;
+	query.qqic = q->qqic;
 	query.max_resp_code = c->run->v6 ? response : response / 100;
 	wire_query(f, &e->dress, &query);
 }

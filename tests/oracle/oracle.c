@@ -17,6 +17,8 @@
  *  - Any query with a clear S flag lowers timers (6.6.1 makes no exception for the
  *    address it comes from), also in a router that stays the querier.
  *  - A leave of IGMPv2 or MLDv1 is TO_IN({}) in each mode but IGMPv1's.
+ *  - What the elected querier says of QRV and QQI holds as long as it is heard.
+ *    Running timers keep their expiry.
  *  - The older-host timers are a part of the group record: they end with it.
  */
 
@@ -38,33 +40,45 @@ static void set_put(struct oracle_group *g, unsigned set, enum oracle_source_sta
 			g->sources[i] = (struct oracle_source){ state, expires };
 }
 
-static uint64_t robustness(const struct gmp_config *c)
+/* RFC 9776 section 8; what the elected querier says goes first (4.1.6, 4.1.7). */
+static uint64_t query_time(const struct oracle_port *p)
 {
-	return c->robustness;
+	uint64_t robustness = p->robustness ? p->robustness : p->config.robustness;
+
+	return robustness * (p->query_interval ? p->query_interval : p->config.query_interval_ms);
 }
 
-uint64_t oracle_membership_interval(const struct gmp_config *c)
+static uint64_t membership_interval(const struct oracle_port *p)
 {
-	if (c->membership_interval_ms)
-		return c->membership_interval_ms;
-	return robustness(c) * c->query_interval_ms + 2ull * c->query_response_interval_ms;
+	if (p->config.membership_interval_ms)
+		return p->config.membership_interval_ms;
+	return query_time(p) + 2ull * p->config.query_response_interval_ms;
 }
 
-uint64_t oracle_older_host_interval(const struct gmp_config *c)
+static uint64_t older_host_interval(const struct oracle_port *p)
 {
-	return robustness(c) * c->query_interval_ms + c->query_response_interval_ms;
+	return query_time(p) + p->config.query_response_interval_ms;
 }
 
-uint64_t oracle_other_querier_interval(const struct gmp_config *c)
+static uint64_t other_querier_interval(const struct oracle_port *p)
 {
-	return robustness(c) * c->query_interval_ms + c->query_response_interval_ms / 2;
+	return query_time(p) + p->config.query_response_interval_ms / 2;
 }
 
-uint64_t oracle_last_member_time(const struct gmp_config *c)
+static uint64_t last_member_time(const struct oracle_port *p)
 {
+	const struct gmp_config *c = &p->config;
 	uint64_t count = c->last_member_query_count ? c->last_member_query_count : c->robustness;
 
 	return count * c->last_member_query_interval_ms;
+}
+
+/* 4.1.7: a mantissa of 4 bits with a hidden one, an exponent of 3. Seconds. */
+static uint64_t qqic_seconds(uint8_t code)
+{
+	if (code < 128)
+		return code;
+	return (16ull + code % 16) << (3 + code / 16 % 8);
 }
 
 /* RFC 4604, 4607; of ff3x::/32 the last 16 bits must be zero. */
@@ -126,7 +140,7 @@ static void settle(struct oracle *o, int port, int group, struct oracle_view bef
 
 static void lower_group(struct oracle_port *p, struct oracle_group *g, uint64_t now)
 {
-	uint64_t limit = now + oracle_last_member_time(&p->config);
+	uint64_t limit = now + last_member_time(p);
 
 	if (g->exclude && g->timer > limit)
 		g->timer = limit;
@@ -134,7 +148,7 @@ static void lower_group(struct oracle_port *p, struct oracle_group *g, uint64_t 
 
 static void lower_sources(struct oracle_port *p, struct oracle_group *g, unsigned set, uint64_t now)
 {
-	uint64_t limit = now + oracle_last_member_time(&p->config);
+	uint64_t limit = now + last_member_time(p);
 
 	for (int i = 0; i < ORACLE_SOURCES; i++)
 		if (set & 1u << i && g->sources[i].state == ORACLE_WANTED &&
@@ -202,7 +216,7 @@ void oracle_record(struct oracle *o, int port, int group, unsigned type, unsigne
 	struct oracle_group *g = &p->groups[group];
 	struct oracle_view before = oracle_view(o, port, group);
 	enum gmp_version version = oracle_version(o, port, group, now);
-	uint64_t gmi = now + oracle_membership_interval(&p->config);
+	uint64_t gmi = now + membership_interval(p);
 	bool was_exclude = g->exclude;
 	unsigned ask;
 
@@ -234,7 +248,7 @@ void oracle_old_report(struct oracle *o, int port, int group, enum gmp_version v
 		       uint64_t now)
 {
 	struct oracle_port *p = &o->ports[port];
-	uint64_t until = now + oracle_older_host_interval(&p->config);
+	uint64_t until = now + older_host_interval(p);
 
 	if (!p->present || is_ssm(o, group))
 		return;
@@ -262,8 +276,12 @@ void oracle_query(struct oracle *o, int port, const struct oracle_query *query, 
 	/* RFC 9776 6.6.2; 0.0.0.0 takes no part (RFC 4541 2.1.1 (4)). */
 	if (!addr_is_unspecified(&query->from) &&
 	    (!c->querier || addr_is_unspecified(own) || addr_is_null(own) ||
-	     memcmp(query->from.b, own->b, sizeof(own->b)) < 0))
-		p->other_querier_until = now + oracle_other_querier_interval(c);
+	     memcmp(query->from.b, own->b, sizeof(own->b)) < 0)) {
+		/* 4.1.6: a QRV of zero stands for our own. */
+		p->robustness = query->qrv;
+		p->query_interval = 1000 * qqic_seconds(query->qqic);
+		p->other_querier_until = now + other_querier_interval(p);
+	}
 	if (query->group < 0 || query->suppress)
 		return;
 	if (query->sources)
@@ -297,9 +315,14 @@ static void group_advance(struct oracle *o, int port, int group, uint64_t now)
 
 void oracle_advance(struct oracle *o, uint64_t now)
 {
-	for (int port = 0; port < ORACLE_PORTS; port++)
+	for (int port = 0; port < ORACLE_PORTS; port++) {
+		struct oracle_port *p = &o->ports[port];
+
+		if (p->other_querier_until <= now)
+			p->robustness = p->query_interval = 0;
 		for (int group = 0; group < ORACLE_GROUPS; group++)
 			group_advance(o, port, group, now);
+	}
 }
 
 void oracle_port_add(struct oracle *o, int port, const struct gmp_config *config)

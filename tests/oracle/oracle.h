@@ -56,6 +56,7 @@ struct oracle_port {
 	bool present;
 	struct gmp_config config;
 	uint64_t other_querier_until;
+	uint64_t robustness, query_interval; /* of the elected querier; 0: our own */
 	struct oracle_group groups[ORACLE_GROUPS];
 };
 
@@ -80,6 +81,7 @@ struct oracle_query {
 	int group; /* -1: general */
 	unsigned sources;
 	bool suppress;
+	uint8_t qrv, qqic; /* as on the wire */
 };
 
 void oracle_init(struct oracle *o, bool v6);
@@ -104,12 +106,6 @@ enum gmp_version oracle_version(const struct oracle *o, int port, int group, uin
 
 /* The n-th time at which something runs out, of those after now; 0: no such. */
 uint64_t oracle_deadline(const struct oracle *o, uint64_t now, unsigned n);
-
-/* RFC 9776 section 8. */
-uint64_t oracle_membership_interval(const struct gmp_config *c);
-uint64_t oracle_older_host_interval(const struct gmp_config *c);
-uint64_t oracle_other_querier_interval(const struct gmp_config *c);
-uint64_t oracle_last_member_time(const struct gmp_config *c);
 
 /* ---- the check --------------------------------------------------------------- */
 
