@@ -5,10 +5,11 @@ import itertools
 import socket
 import struct
 
+import change
 import pytest
 import topology as topo
 import wire
-from conftest import LEAVE_S, SLACK_S
+from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
 
 NUMBERS = itertools.count(0x100)
 SOLICITATION, ADVERTISEMENT, ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 135, 136, 133, 134
@@ -206,6 +207,43 @@ def test_E08_reports_reach_no_other_host(lab):
     for other in others:
         assert not [f for f in other.drain() if (wire.mld_of(f) or b"\0")[0] in (131, 132, 143) and
                     f[6:12] == wire.mac_of_workload("n2p1")]
+
+
+def test_H03_global_source_is_taken_where_configured(lab):
+    group = new_group()
+    with change.agent_settings(lab, "n2", "gmp.accept_global_mld_source=true"):
+        lab.tap("n2p1").send(wire.mld2_report("n2p1", wire.record6(wire.IS_EX, group),
+                                              source="fd00:198:18:2::1"))
+        lab.wait_route("n1", group, remotes=["n2"])
+    lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+
+
+def is_router(lab, port):
+    return next(p for p in lab.json("port", "list", agent=port[:2])["ports"]
+                if p["name"] == port).get("router", False)
+
+
+def test_F01_F02_F04_F05_router_learnt_by_mld(lab):
+    """Gets the reports of hosts as they are, registered and unregistered groups; expires."""
+    group, unregistered = new_group(), new_group()
+    router, host = lab.tap("n2p2"), lab.tap("n2p1")
+    router.send(wire.query6("n2p2", "fe80::2", interval_s=2))
+    lab.wait("it is a router port", lambda: is_router(lab, "n2p2"))
+    report = wire.mld2_report("n2p1", wire.record6(wire.TO_EX, group))
+    host.send(report)
+    lab.wait("the report arrives", lambda: report in router.drain())
+    lab.wait_route("n2", group, ports=["n2p1", "n2p2"])
+    lab.wait_route("n1", group, remotes=["n2"])
+    far, near = lab.sender("n1p1", group), lab.sender("n2p1", unregistered)
+    far.send()
+    near.send()
+    source = {group: source_of("n1p1"), unregistered: source_of("n2p1")}
+    for g in source:
+        lab.wait(f"data of {g} arrives", lambda: data_sources(router, g) == {source[g]})
+    assert data_sources(host, group) == {source[group]} and not data_sources(host, unregistered)
+    lab.wait("it is no router port", lambda: not is_router(lab, "n2p2"), 5 + SLACK_S)
+    lab.wait("the route is without it", lambda: "n2p2" not in str(
+        lab.json("fib", "list", agent="n2")))
 
 
 # ---- neighbour discovery ----
