@@ -289,13 +289,19 @@ def test_D12_proxy_query_never_wins(lab):
 
 
 def test_D13_older_querier_sets_the_version(lab):
-    tap = lab.tap("n3p1")
-    tap.send(wire.query("n3p1", "198.18.3.199", cut=8))
-    lab.wait("router", lambda: is_router(lab, "n3p1"))
-    group = lab.new_group()
-    tap.send(wire.v2_report("n3p1", group))
-    lab.wait_route("n3", group, ports=["n3p1"])
-    lab.wait("router no more", lambda: not is_router(lab, "n3p1"), 4 + SLACK_S)
+    """One that does not win the election still tells which version the link can take."""
+    with change.agent_settings(lab, "n3", "gmp.query_source=198.18.3.100"):
+        tap = lab.tap("n3p1")
+        lab.wait("version 3", lambda: [f for f in igmp_queries(tap) if len(wire.igmp_of(f)) == 12])
+        tap.send(wire.query("n3p1", "198.18.3.199", cut=8))
+        lab.wait("router", lambda: is_router(lab, "n3p1"))
+        tap.drain()
+        tap.frames.clear()
+        frame = lab.wait("a query", lambda: igmp_queries(tap), 1.5 + SLACK_S)[0]
+        assert len(wire.igmp_of(frame)) == 8 and wire.igmp_of(frame)[1] == 3
+        lab.wait("router no more", lambda: not is_router(lab, "n3p1"), 4 + SLACK_S)
+        lab.wait("version 3 again", lambda: len(wire.igmp_of(igmp_queries(tap)[-1])) == 12,
+                 1.5 + SLACK_S)
 
 
 def test_D15_query_of_no_version_is_ignored(lab):
