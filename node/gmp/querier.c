@@ -215,9 +215,9 @@ static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 	if (port_may_query(p, m->v6) && !addr_is_unspecified(&own) &&
 	    addr_cmp(&m->source, &own) > 0)
 		return;
-	f->robustness = m->qrv; /* 4.1.6: zero stands for our own */
-	if (m->query_interval_s) /* 4.1.7 */
-		f->query_interval_ms = m->query_interval_s * 1000;
+	/* 4.1.6, 4.1.7: zero stands for our own. */
+	f->robustness = m->qrv;
+	f->query_interval_ms = m->query_interval_s * 1000;
 	f->other_until = now + other_querier_ms(p, m->v6);
 	f->next_general = UINT64_MAX;
 	f->startup_left = 0;

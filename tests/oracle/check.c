@@ -364,7 +364,7 @@ static void draw_query(struct check *c, struct event *e)
 	q->qrv = one_in(c, 3) ? below(c, 8) : c->configs[e->port].robustness;
 	q->qqic = c->configs[e->port].query_interval_ms / 1000;
 	if (one_in(c, 3))
-		q->qqic = one_in(c, 4) ? 128 + below(c, 16) : 7 + below(c, 120);
+		q->qqic = one_in(c, 4) ? 128 + below(c, 16) : one_in(c, 4) ? 0 : 7 + below(c, 120);
 	e->dress.from = q->from;
 }
 

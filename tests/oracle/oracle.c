@@ -277,7 +277,7 @@ void oracle_query(struct oracle *o, int port, const struct oracle_query *query, 
 	if (!addr_is_unspecified(&query->from) &&
 	    (!c->querier || addr_is_unspecified(own) || addr_is_null(own) ||
 	     memcmp(query->from.b, own->b, sizeof(own->b)) < 0)) {
-		/* 4.1.6: a QRV of zero stands for our own. */
+		/* 4.1.6, 4.1.7: zero stands for our own. */
 		p->robustness = query->qrv;
 		p->query_interval = 1000 * qqic_seconds(query->qqic);
 		p->other_querier_until = now + other_querier_interval(p);

@@ -213,7 +213,12 @@ Test(conformance, C13_robustness_of_the_elected_querier)
 		rig_query(rig, P1, &q);
 		rig_report(rig, P1, WIRE_IS_EX, "");
 		cr_assert_str_eq(rig_state(rig, P1), "EX:160{}{}"); /* 7 * 20 + 20 */
-		q.qrv = q.qqic = 0;				    /* not told: as before */
+		q.qrv = q.qqic = 0;				    /* 4.1.6, 4.1.7: ours */
+		rig_query(rig, P1, &q);
+		rig_report(rig, P1, WIRE_IS_EX, "");
+		cr_assert_str_eq(rig_state(rig, P1), "EX:270{}{}");
+		q.qrv = 7;
+		q.qqic = 20;
 		rig_query(rig, P1, &q);
 		rig_report(rig, P1, WIRE_IS_EX, "");
 		cr_assert_str_eq(rig_state(rig, P1), "EX:160{}{}");
@@ -697,4 +702,18 @@ Test(gmp_querier, a_port_is_asked_again_on_demand)
 		cr_assert_eq(rig_effects(rig, P2, GMP_FX_QUERY), 0);
 		rig_free(rig);
 	}
+}
+
+Test(querier, a_restored_router_port_is_one_for_an_interval_more)
+{
+	struct rig *rig = rig_new(false, NULL);
+
+	gmp_port_restore_router(rig->gmp, P1, rig->now, &rig->fx);
+	cr_assert(gmp_port_is_router(rig->gmp, P1));
+	cr_assert_not(gmp_port_is_router(rig->gmp, P2));
+	rig_wait(rig, 254999);
+	cr_assert(gmp_port_is_router(rig->gmp, P1));
+	rig_wait(rig, 1);
+	cr_assert_not(gmp_port_is_router(rig->gmp, P1));
+	rig_free(rig);
 }
