@@ -285,9 +285,13 @@ def plain_workload():
         topo.run(["ip", "netns", "delete", topo.netns(name)])
 
 
+def addresses(lab, name):
+    return lab.exec(name, "ip", "-6", "-o", "addr", "show", "dev", "eth0").stdout
+
+
 def address_flags(lab, name, address):
-    out = lab.exec(name, "ip", "-6", "-o", "addr", "show", "dev", "eth0").stdout
-    line = next((l for l in out.splitlines() if f" {address}/" in l), "")
+    lines = addresses(lab, name).splitlines()
+    line = next((one for one in lines if f" {address}/" in one), "")
     return line and {f for f in ("tentative", "dadfailed") if f in line} or (line and {"good"})
 
 
@@ -315,7 +319,8 @@ def discover(lab, name, port):
     # Duplicate address detection: one that is free, one that the node has.
     topo.sysctl(name, {"ipv6/conf/eth0/accept_dad": 1, "ipv6/conf/eth0/dad_transmits": 1})
     try:
-        for address, verdict in (("fe80::77", {"good"}), (topo.GATEWAY6, {"dadfailed", "tentative"})):
+        for address, verdict in (("fe80::77", {"good"}),
+                                 (topo.GATEWAY6, {"dadfailed", "tentative"})):
             topo.ip_batch([f"addr add {address}/64 dev eth0"], name)
             lab.wait(lambda: f"{address} is {verdict}, is {address_flags(lab, name, address)}",
                      lambda: address_flags(lab, name, address) == verdict, 8)
@@ -324,8 +329,7 @@ def discover(lab, name, port):
         topo.sysctl(name, {"ipv6/conf/eth0/accept_ra": 2, "ipv6/conf/eth0/dad_transmits": 0})
         host.send(ra(b"\x02\x00\x00\x00\x00\x01"))
         made = lab.wait("an address of the advertised prefix", lambda: [
-            l for l in lab.exec(name, "ip", "-6", "-o", "addr", "show", "dev", "eth0").stdout.split()
-            if l.startswith("fd77:")], 8)
+            word for word in addresses(lab, name).split() if word.startswith("fd77:")], 8)
         topo.ip_batch([f"addr del {made[0]} dev eth0"], name)
     finally:
         topo.sysctl(name, {"ipv6/conf/eth0/accept_dad": 0, "ipv6/conf/eth0/dad_transmits": 0,

@@ -7,6 +7,7 @@ import time
 
 import change
 import pytest
+import sockets
 import topology as topo
 import wire
 from conftest import LEAVE_S, SLACK_S
@@ -308,7 +309,6 @@ def test_F13_two_kernels_behind_one_port(lab, group):
         topo.ip_batch(["addr add 198.18.2.101/32 dev second", "link set second up"], "n2p1")
         first = lab.member("n2p1", group)
         lab.wait_route("n1", group, remotes=["n2"])
-        import sockets
         with sockets.namespace("n2p1"):
             second = socket.if_nametoindex("second")
         first.sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack(
@@ -346,7 +346,8 @@ def test_F06_F11_packet_is_copied_byte_for_byte(lab, group):
         frames.append(bytes(frame))
         host.send(frames[-1])
     for tap in (near, far):
-        lab.wait("all arrive as they were", lambda: [f for f in tap.drain() if f in frames] == frames)
+        lab.wait("all arrive as they were",
+                 lambda: [f for f in tap.drain() if f in frames] == frames)
 
 
 def test_F16_fragments_are_copied_whole(lab, group):
