@@ -99,6 +99,7 @@ __noinline int copy_to_remote(struct __sk_buff *skb, struct replicate *r, __u32 
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
 	__u32 zero = 0, len = skb->len;
 	struct dp_config *conf = bpf_map_lookup_elem(&config, &zero);
+	long rc;
 
 	if (!r || !remote || !c || !conf)
 		return 0;
@@ -110,12 +111,18 @@ __noinline int copy_to_remote(struct __sk_buff *skb, struct replicate *r, __u32 
 	key.tunnel_ttl = TUNNEL_TTL;
 	if (!*(__u64 *)remote->vtep && *(__u32 *)(remote->vtep + 8) == bpf_htonl(0xffff)) {
 		key.remote_ipv4 = bpf_ntohl(*(__u32 *)(remote->vtep + 12));
+		key.local_ipv4 = bpf_ntohl(*(__u32 *)(conf->vtep + 12));
 	} else {
 		__builtin_memcpy(key.remote_ipv6, remote->vtep, 16);
+		__builtin_memcpy(key.local_ipv6, conf->vtep, 16);
 		flags |= BPF_F_TUNINFO_IPV6;
 	}
-	if (bpf_skb_set_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags) == 0 &&
-	    bpf_clone_redirect(skb, conf->overlay_ifindex, 0) == 0)
+	/* The peer takes copies from our VTEP only, which need not be the address
+	 * that the kernel would choose. Kernels before 6.0 cannot be told. */
+	rc = bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags);
+	if (rc < 0)
+		rc = bpf_skb_set_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags);
+	if (rc == 0 && bpf_clone_redirect(skb, conf->overlay_ifindex, 0) == 0)
 		count(&c->copied, len);
 	else
 		count(&c->failed, len);

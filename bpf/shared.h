@@ -109,6 +109,7 @@ struct dp_config {
 	__u32 udp_port;
 	__u64 punt_interval_ns; /* between frames of one port, in the long run */
 	__u64 punt_burst_ns;	/* burst * interval */
+	__u8 vtep[16];		/* source of remote copies; null: as the kernel chooses */
 };
 
 struct dp_meta {
@@ -166,7 +167,7 @@ DP_ASSERT_SIZE(struct dp_port, 16);
 DP_ASSERT_SIZE(struct dp_segment, 16);
 DP_ASSERT_OFFSET(struct dp_segment, revision, 8);
 DP_ASSERT_SIZE(struct dp_remote, 24 + DP_NODE_NAME);
-DP_ASSERT_SIZE(struct dp_config, 24);
+DP_ASSERT_SIZE(struct dp_config, 40);
 DP_ASSERT_SIZE(struct dp_meta, 32);
 DP_ASSERT_SIZE(struct dp_punt, 24);
 DP_ASSERT_SIZE(struct dp_port_counters, 128);

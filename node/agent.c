@@ -317,7 +317,7 @@ static void memberships_reread(struct agent *a)
 	gmp_memberships_walk(a->gmp, 0, membership_reread, a);
 }
 
-static void effects_run(struct agent *a)
+void agent_effects_run(struct agent *a)
 {
 	bool lost = a->fx.overflow;
 
@@ -399,7 +399,7 @@ void agent_settle(struct agent *a)
 {
 	uint64_t now_ms = agent_now_ms();
 
-	effects_run(a);
+	agent_effects_run(a);
 	remotes_retry(a, now_ms);
 	if (fib_flush(a->fib)) {
 		/* Not everything is in the maps: no acknowledgement, the old position. */
@@ -504,119 +504,6 @@ static int on_rtnl_ready(sd_event_source *source, int fd, uint32_t revents, void
 
 /* ---- start ------------------------------------------------------------------ */
 
-static int adopt_route(const struct datapath_route *route, void *userdata)
-{
-	struct agent *a = userdata;
-
-	return fib_adopt(a->fib, route);
-}
-
-static int adopt_remote(const struct addr *vtep, const char *node, void *userdata)
-{
-	struct agent *a = userdata;
-
-	return mirror_seed_node(a->mirror, node, vtep);
-}
-
-static int adopt_segment(const struct datapath_segment *segment, void *userdata)
-{
-	struct agent *a = userdata;
-
-	/* Segment 0 has the settings, which are not in the maps: a snapshot of it. */
-	if (!segment->id || !agent_has_segment(a, segment->id))
-		return 0;
-	mirror_seed_revision(a->mirror, segment->id, segment->revision);
-	return 0;
-}
-
-static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
-{
-	struct agent *a = userdata;
-	struct agent_adopted *saved;
-
-	if (!adopted->port) {
-		mirror_seed_member(a->mirror, adopted->segment, adopted->group, adopted->vtep,
-				   adopted->filter);
-		return;
-	}
-	saved = calloc(1, sizeof(*saved));
-	if (!saved || filter_copy(&saved->filter, adopted->filter) < 0) {
-		free(saved);
-		return;
-	}
-	saved->port = adopted->port;
-	saved->group = *adopted->group;
-	saved->next = a->adopted;
-	a->adopted = saved;
-}
-
-static int adopt_maps(struct agent *a)
-{
-	struct datapath_meta meta;
-	int r;
-
-	mirror_seed_self(a->mirror, &a->config->vtep);
-	if (!datapath_adopted(a->datapath))
-		return 0;
-	r = datapath_meta_get(a->datapath, &meta);
-	if (r < 0)
-		return r;
-	mirror_epoch_set(a->mirror, meta.epoch);
-	r = datapath_remotes_walk(a->datapath, adopt_remote, a);
-	if (r >= 0)
-		r = datapath_routes_walk(a->datapath, adopt_route, a);
-	if (r >= 0)
-		r = fib_adopt_done(a->fib, adopt_receiver, a);
-	if (r >= 0)
-		r = datapath_segments_walk(a->datapath, adopt_segment, a);
-	return r;
-}
-
-struct stale_ports {
-	struct agent *a;
-	uint32_t ifindex[256];
-	size_t n;
-};
-
-static int stale_port(const struct datapath_port *port, void *userdata)
-{
-	struct stale_ports *stale = userdata;
-
-	if (!agent_port_find(stale->a, port->ifindex) && stale->n < ARRAY_SIZE(stale->ifindex))
-		stale->ifindex[stale->n++] = port->ifindex;
-	return 0;
-}
-
-/* Ports that the previous agent had and that are no more, or no longer ours. */
-static void adopt_finish(struct agent *a)
-{
-	struct agent_adopted *saved;
-
-	while ((saved = a->adopted)) {
-		const struct agent_port *port = agent_port_find(a, saved->port);
-
-		a->adopted = saved->next;
-		if (!port || port->fresh)
-			fib_port_forget(a->fib, saved->port);
-		filter_deinit(&saved->filter);
-		free(saved);
-	}
-	effects_run(a);
-	fib_flush(a->fib);
-	for (;;) {
-		struct stale_ports stale = { .a = a };
-
-		datapath_ports_walk(a->datapath, stale_port, &stale);
-		for (size_t i = 0; i < stale.n; i++)
-			datapath_port_detach(a->datapath, stale.ifindex[i]);
-		if (stale.n < ARRAY_SIZE(stale.ifindex))
-			break;
-	}
-	a->lists_due = true;
-	agent_lists_write(a);
-	a->adopting = false;
-}
-
 static int engines_init(struct agent *a)
 {
 	struct uplink_options options = {
@@ -679,13 +566,15 @@ static int sources_init(struct agent *a)
 
 static int start(struct agent *a, char why[AGENT_WHY_MAX])
 {
+	struct datapath_options options = a->config->datapath;
 	char text[ADDR_TEXT_MAX];
 	int r;
 
 	why[0] = '\0';
+	options.vtep = a->config->vtep;
 	r = identity_start(a->config->state_dir, &a->identity, why);
 	if (r >= 0)
-		r = datapath_open(&a->config->datapath, &a->datapath, why);
+		r = datapath_open(&options, &a->datapath, why);
 	if (r >= 0)
 		r = loop_init(a);
 	if (r >= 0)
@@ -696,14 +585,14 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 		r = agent_segments_init(a);
 	a->adopting = true;
 	if (r >= 0)
-		r = adopt_maps(a);
+		r = agent_adopt(a);
 	if (r >= 0)
 		r = rtnl_dump(a->rtnl);
 	if (r >= 0)
 		r = agent_overlay_ensure(a, why);
 	if (r < 0)
 		return r;
-	adopt_finish(a);
+	agent_adopt_finish(a);
 	if (!rtnl_has_address(a->rtnl, &a->config->vtep))
 		log_warning(
 			"vtep is not an address of this node: other nodes' copies cannot arrive "

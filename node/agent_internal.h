@@ -109,6 +109,15 @@ uint64_t agent_now_ms(void);
  * writes the maps, reports, acknowledges, arms the timer. */
 void agent_settle(struct agent *agent);
 
+/* Executes the engine's effects; the maps follow with the next flush. */
+void agent_effects_run(struct agent *agent);
+
+/* ---- adopt.c: the start on what a previous agent left -------------------------------- */
+
+/* Before the ports are known, and after. */
+int agent_adopt(struct agent *agent);
+void agent_adopt_finish(struct agent *agent);
+
 /* Writes the list of the segment's router ports. */
 void agent_routers_write(struct agent *agent, uint32_t segment);
 

@@ -124,6 +124,7 @@ static int write_config(struct datapath *dp, const struct datapath_options *opti
 		return rc;
 	config.punt_interval_ns = NS_PER_S / rate ? NS_PER_S / rate : 1;
 	config.punt_burst_ns = burst * config.punt_interval_ns;
+	memcpy(config.vtep, options->vtep.b, sizeof(config.vtep));
 	return datapath_map_set(dp->skel->maps.config, &zero, &config);
 }
 

@@ -37,6 +37,7 @@ enum datapath_attach {
 struct datapath_options {
 	const char *root; /* bpffs directory: "/sys/fs/bpf/mcmesh"; made if missing */
 	enum datapath_attach attach;
+	struct addr vtep;	  /* source of remote copies; null: as the kernel chooses */
 	uint32_t max_ports;	  /* 4,096 */
 	uint32_t max_remotes;	  /* 4,096 */
 	uint32_t max_routes;	  /* 65,536 */

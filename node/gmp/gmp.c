@@ -334,6 +334,14 @@ static bool filter_fits(const struct addr *group, const struct filter *filter)
 	return group_refused(group, filter_wants_any(filter)) == GMP_C_COUNT;
 }
 
+void gmp_port_restore_router(struct gmp *gmp, uint32_t port, uint64_t now_ms, struct gmp_fx *fx)
+{
+	struct port *p = port_find(gmp, port);
+
+	if (p)
+		port_router_restore(p, now_ms, fx);
+}
+
 int gmp_port_restore(struct gmp *gmp, uint32_t port, const struct addr *group,
 		     const struct filter *filter, uint64_t now_ms, struct gmp_fx *fx)
 {

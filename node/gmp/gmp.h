@@ -147,6 +147,9 @@ int gmp_port_configure(struct gmp *gmp, uint32_t port, const struct gmp_config *
 int gmp_port_restore(struct gmp *gmp, uint32_t port, const struct addr *group,
 		     const struct filter *filter, uint64_t now_ms, struct gmp_fx *fx);
 
+/* The port was a router port: it is one for an other-querier interval more. */
+void gmp_port_restore_router(struct gmp *gmp, uint32_t port, uint64_t now_ms, struct gmp_fx *fx);
+
 /* Membership by configuration; replaces an earlier static one of the group.
  * filter NULL: withdraws it. Does not age; merges with what hosts report. */
 int gmp_port_static(struct gmp *gmp, uint32_t port, const struct addr *group,

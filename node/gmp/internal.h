@@ -114,6 +114,7 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx);
 void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx);
 void port_router_lost(struct port *port, struct gmp_fx *fx);
+void port_router_restore(struct port *port, uint64_t now, struct gmp_fx *fx);
 
 /* group.c */
 struct group *group_find(const struct gmp *gmp, uint32_t port, const struct addr *addr);

@@ -128,6 +128,17 @@ static void router_update(struct port *p, struct gmp_fx *fx)
 		item->on = on;
 }
 
+void port_router_restore(struct port *port, uint64_t now, struct gmp_fx *fx)
+{
+	struct family *f = &port->family[0];
+
+	if (f->router_until)
+		return;
+	f->router_until = now + other_querier_ms(port, false);
+	timer_lower(port->gmp, &port->timer, f->router_until);
+	router_update(port, fx);
+}
+
 void port_router_lost(struct port *port, struct gmp_fx *fx)
 {
 	port->family[0].router_until = port->family[1].router_until = 0;

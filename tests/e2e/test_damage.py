@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 
+import change
 import pytest
 import programs
 import sockets
@@ -92,3 +93,16 @@ def test_entry_deleted_from_the_map(lab, group):
     lab.wait_route("n2", group, ports=["n2p2"], deadline_s=2)
     assert lab.ctl("verify").returncode == 0
     lab.exact(member, lab.stream(lab.sender("n2p1", group), [member]))
+
+
+def test_vtep_that_the_kernel_would_not_choose(lab, group):
+    """Copies leave with the VTEP, or the other nodes would not know the sender."""
+    second = "203.0.113.101"
+    assert lab.exec("n1", "ip", "addr", "add", f"{second}/24", "dev", "uplink0").returncode == 0
+    try:
+        with change.agent_settings(lab, "n1", f"vtep={second}"):
+            member = lab.member("n2p1", group)
+            lab.wait_route("n1", group, remotes=["n2"])
+            lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+    finally:
+        lab.exec("n1", "ip", "addr", "del", f"{second}/24", "dev", "uplink0")
