@@ -10,7 +10,7 @@ import pytest
 import sockets
 import topology as topo
 import wire
-from conftest import LEAVE_S, SLACK_S
+from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
 
 SLOW_LEAVE = {"last_member_query_interval_ms": 2000}
 
@@ -222,6 +222,22 @@ def test_F04_router_port_gets_a_source_that_no_member_wants(lab, group):
         outsider = lab.tap("n2p1")
         send_until(lab, lab.tap("n1p1"), "n1p1", group, router)
         assert not got(outsider, group)
+
+
+def test_F02_router_port_outlives_the_agent(lab, group):
+    """What was forwarded to it goes on, for a while as to a member."""
+    with router_on(lab, "n3p2", interval_s=8) as router:
+        lab.member("n2p1", group)
+        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
+        lab.command("kill", "agent", "n3")
+        lab.command("start", "agent", "n3")
+        lab.wait("the agent is back", lab.ready, 10)
+        assert is_router(lab, "n3p2")
+        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
+        send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
+        lab.wait("it is no member", lambda: not lab.memberships("n3", group),
+                 MEMBERSHIP_S + SLACK_S)
+        lab.wait_route("n1", group, remotes=["n2"])
 
 
 def test_F02_F09_router_port_that_is_removed_is_none(lab):
