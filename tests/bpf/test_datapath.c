@@ -184,11 +184,6 @@ static void *let_go(void *fd)
 	(void)poll(NULL, 0, 200);
 	close(*(int *)fd);
 	return NULL;
-};
-
-nanosleep(&dying, NULL);
-close(*(int *)fd);
-return NULL;
 }
 
 Test(datapath, a_predecessor_that_is_still_dying_is_waited_for)
