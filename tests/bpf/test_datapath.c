@@ -304,7 +304,7 @@ Test(datapath, link_local_between_ports_of_a_bridge)
 
 	if (!harness_enter(3))
 		return;
-	harness_run("ip link add br0 type bridge && ip link set br0 up && "
+	harness_run("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up && "
 		    "ip link set p0 master br0 && ip link set p1 master br0");
 	dp = harness_open(NULL);
 	for (unsigned int i = 0; i < 3; i++) {
