@@ -121,7 +121,7 @@ void agent_adopt_finish(struct agent *agent);
 /* Writes the list of the segment's router ports. */
 void agent_routers_write(struct agent *agent, uint32_t segment);
 
-/* The segments that the port patterns name; 0-terminated walk by index. */
+/* Does a port pattern name the segment? */
 bool agent_has_segment(const struct agent *agent, uint32_t segment);
 
 /* ---- ports.c ---------------------------------------------------------------- */
