@@ -305,6 +305,44 @@ static int apply_controllers(const struct raw *raw, struct node_config *c, char 
 	return 0;
 }
 
+int node_config_add_controllers(struct node_config *config, const char *list, bool first,
+				char why[NODE_CONFIG_WHY_MAX])
+{
+	_cleanup_free_ char *copy = strdup(list);
+	size_t n = 0;
+	char *rest = copy, *one;
+
+	if (!copy)
+		return -ENOMEM;
+	for (char **c = config->controllers; *c; c++, n++) {
+		if (first) {
+			free(*c);
+			*c = NULL;
+		}
+	}
+	n = first ? 0 : n;
+	while ((one = strsep(&rest, ","))) {
+		char **grown;
+
+		if (!is_endpoint(one))
+			return refuse(why,
+				      "--controller: \"%s\" is not HOST:PORT, [IPV6]:PORT or "
+				      "unix:/PATH",
+				      one);
+		if (n == CONTROLLERS_MAX)
+			return refuse(why, "--controller: more than %d of them", CONTROLLERS_MAX);
+		grown = reallocarray(config->controllers, n + 2, sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		config->controllers = grown;
+		grown[n] = strdup(one);
+		if (!grown[n])
+			return -ENOMEM;
+		grown[++n] = NULL;
+	}
+	return 0;
+}
+
 static int apply_path(const char *key, const char *text, const char *fallback, size_t max,
 		      char **ret_path, char *why)
 {

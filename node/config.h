@@ -8,7 +8,7 @@
  *
  *   node: n1                        # default: the host name
  *   vtep: 203.0.113.1               # required
- *   controllers: [203.0.113.250:7797]   # none: the node works alone
+ *   controllers: [203.0.113.250:7797]   # any of them serves; none: the node works alone
  *   socket: /run/mcmesh/agent.sock
  *   state_dir: /var/lib/mcmesh      # the instance id and start count
  *   bpf_root: /sys/fs/bpf/mcmesh
@@ -58,4 +58,8 @@ struct node_config {
 /* 0, or -errno with *why a sentence. *ret_config is untouched on failure. */
 int node_config_load(const char *path, struct node_config **ret_config,
 		     char why[NODE_CONFIG_WHY_MAX]);
+
+/* HOST:PORT[,HOST:PORT…] of the command line; first: in place of the file's. */
+int node_config_add_controllers(struct node_config *config, const char *list, bool first,
+				char why[NODE_CONFIG_WHY_MAX]);
 void node_config_free(struct node_config *config);

@@ -24,14 +24,20 @@
 const char *argp_program_version = "mcmesh-agent " MCMESH_VERSION;
 error_t argp_err_exit_status = 2;
 
+#define CONTROLLER_OPTIONS_MAX 16
+
 struct arguments {
 	const char *config;
+	const char *controllers[CONTROLLER_OPTIONS_MAX];
+	size_t n_controllers;
 	bool remove;
 	bool check;
 };
 
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "configuration (default /etc/mcmesh/agent.yaml)", 0 },
+	{ "controller", 'C', "HOST:PORT[,…]", 0,
+	  "a controller, in place of the file's list; may be repeated", 0 },
 	{ "check", 't', NULL, 0, "check the configuration and exit", 0 },
 	{ "remove", 'R', NULL, 0,
 	  "detach from every port, remove all pinned state and the overlay device, and exit", 0 },
@@ -45,6 +51,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'c':
 		arguments->config = arg;
+		return 0;
+	case 'C':
+		if (arguments->n_controllers == CONTROLLER_OPTIONS_MAX)
+			argp_error(state, "--controller is given more than %d times",
+				   CONTROLLER_OPTIONS_MAX);
+		arguments->controllers[arguments->n_controllers++] = arg;
 		return 0;
 	case 't':
 		arguments->check = true;
@@ -125,7 +137,7 @@ int main(int argc, char **argv)
 	struct arguments arguments = { .config = "/etc/mcmesh/agent.yaml" };
 	_cleanup_(node_config_free_p)
 	struct node_config *config = NULL;
-	char why[NODE_CONFIG_WHY_MAX];
+	char why[NODE_CONFIG_WHY_MAX] = "out of memory";
 	struct agent *agent = NULL;
 	int r;
 
@@ -134,6 +146,13 @@ int main(int argc, char **argv)
 	if (node_config_load(arguments.config, &config, why) < 0) {
 		log_error("%s", why);
 		return 1;
+	}
+	for (size_t i = 0; i < arguments.n_controllers; i++) {
+		if (node_config_add_controllers(config, arguments.controllers[i], i == 0, why) <
+		    0) {
+			log_error("%s", why);
+			return 2;
+		}
 	}
 	if (arguments.check)
 		return 0;

@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #include "common/cleanup.h"
+#include "node/rota.h"
 
 enum state {
 	IDLE,	    /* waits until retry_ms */
@@ -40,12 +41,11 @@ struct uplink {
 	struct mirror *mirror;
 
 	enum state state;
-	size_t controller; /* index of the one in use or next tried */
-	size_t n_controllers;
+	struct rota rota;
 	uint64_t retry_ms; /* IDLE */
-	unsigned int failures;
+	uint64_t begun_ms; /* CONNECTING, GREETING: since when */
+	uint64_t up_ms;	   /* UP: since when */
 	bool outage_told;
-	uint64_t random;
 	char detail[256];
 	char controller_name[128];
 
@@ -87,15 +87,6 @@ uint64_t uplink_counter(const struct uplink *u, enum uplink_counter c)
 	return u->counters[c];
 }
 
-/* xorshift64*: jitter, not secrecy. */
-static uint64_t random_below(struct uplink *u, uint64_t n)
-{
-	u->random ^= u->random >> 12;
-	u->random ^= u->random << 25;
-	u->random ^= u->random >> 27;
-	return n ? (u->random * 2685821657736338717ULL >> 11) % n : 0;
-}
-
 int uplink_new(const struct uplink_options *options, const struct uplink_ops *ops, void *userdata,
 	       struct mirror *mirror, uint64_t now_ms, struct uplink **ret_uplink)
 {
@@ -107,15 +98,10 @@ int uplink_new(const struct uplink_options *options, const struct uplink_ops *op
 	u->ops = *ops;
 	u->userdata = userdata;
 	u->mirror = mirror;
-	u->random = options->seed | 1;
+	rota_init(&u->rota, options->node, options->controllers, options->seed);
 	u->full_due = true;
 	u->retry_ms = now_ms;
-	while (u->n_controllers < UPLINK_MAX_CONTROLLERS && options->controllers[u->n_controllers])
-		u->n_controllers++;
-	/* Nodes spread over the controllers, each always beginning with the same. */
-	for (const char *p = options->node; *p && u->n_controllers; p++)
-		u->controller = (u->controller * 31 + (uint8_t)*p) % u->n_controllers;
-	if (!u->n_controllers)
+	if (!rota_target(&u->rota))
 		snprintf(u->detail, sizeof(u->detail), "no controller is configured");
 	*ret_uplink = u;
 	return 0;
@@ -529,7 +515,6 @@ void uplink_opened(struct uplink *u, uint64_t now_ms)
 	if (u->state != CONNECTING)
 		return;
 	u->state = GREETING;
-	u->heard_ms = now_ms;
 	hello_send(u, now_ms);
 }
 
@@ -548,46 +533,45 @@ static void go_idle(struct uplink *u, uint64_t now_ms, uint64_t wait_ms, const c
 	}
 }
 
-/* Exponential with full jitter above half, and the next controller at once
- * while there is one that has not been tried. */
-static uint64_t backoff(struct uplink *u)
+/* The stream is over: on to the next controller. */
+static void leave(struct uplink *u, uint64_t now_ms, enum rota_failure failure, const char *why)
 {
-	uint64_t ms = UPLINK_BACKOFF_MIN_MS;
-
-	if (u->n_controllers)
-		u->controller = (u->controller + 1) % u->n_controllers;
-	if (++u->failures < u->n_controllers)
-		return random_below(u, UPLINK_BACKOFF_MIN_MS);
-	for (unsigned int i = u->n_controllers; i < u->failures && ms < UPLINK_BACKOFF_MAX_MS; i++)
-		ms *= 2;
-	if (ms > UPLINK_BACKOFF_MAX_MS)
-		ms = UPLINK_BACKOFF_MAX_MS;
-	return ms / 2 + random_below(u, ms / 2);
+	if (u->state == UP && now_ms >= u->up_ms + ROTA_PROVEN_MS)
+		rota_proven(&u->rota);
+	go_idle(u, now_ms, rota_failed(&u->rota, failure), why);
 }
 
 /* We end it: the stream is told, the next attempt follows. */
 static void drop_session(struct uplink *u, uint64_t now_ms, const char *why)
 {
 	u->ops.disconnect(u->userdata);
-	go_idle(u, now_ms, backoff(u), why);
+	leave(u, now_ms, ROTA_UNREACHABLE, why);
+}
+
+static enum rota_failure failure_of(int status)
+{
+	switch (status) {
+	case 3: /* INVALID_ARGUMENT */
+	case 7: /* PERMISSION_DENIED */
+	case 9: /* FAILED_PRECONDITION */
+		return ROTA_REFUSED;
+	case 6:	 /* ALREADY_EXISTS: another agent has this name, or this VTEP */
+	case 10: /* ABORTED: another agent has this identity, and is newer */
+		return ROTA_REFUSED_ALL;
+	default:
+		return ROTA_UNREACHABLE;
+	}
 }
 
 void uplink_closed(struct uplink *u, int status, const char *text, uint64_t now_ms)
 {
-	const int already_exists = 6, permission_denied = 7, failed_precondition = 9, invalid = 3;
 	char why[256];
-	uint64_t wait_ms;
 
 	if (u->state == IDLE)
 		return;
-	snprintf(why, sizeof(why), "%s: %s", u->options.controllers[u->controller],
+	snprintf(why, sizeof(why), "%s: %s", rota_target(&u->rota),
 		 text && text[0] ? text : "the stream ended");
-	wait_ms = backoff(u);
-	if (status == already_exists || status == permission_denied || status == invalid ||
-	    status == failed_precondition)
-		wait_ms = UPLINK_BACKOFF_REFUSED_MS / 2 +
-			  random_below(u, UPLINK_BACKOFF_REFUSED_MS / 2);
-	go_idle(u, now_ms, wait_ms, why);
+	leave(u, now_ms, failure_of(status), why);
 }
 
 static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t now_ms)
@@ -598,12 +582,11 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 		return;
 	}
 	u->state = UP;
-	u->failures = 0;
+	u->up_ms = now_ms;
 	u->outage_told = false;
 	u->detail[0] = '\0';
 	u->heartbeat_ms = w->heartbeat_ms ? w->heartbeat_ms : 1000;
-	snprintf(u->controller_name, sizeof(u->controller_name), "%s",
-		 u->options.controllers[u->controller]);
+	snprintf(u->controller_name, sizeof(u->controller_name), "%s", rota_target(&u->rota));
 	u->counters[UPLINK_C_SESSIONS]++;
 	if (memcmp(mirror_epoch(u->mirror), w->epoch.data, EPOCH_LEN) != 0) {
 		mirror_epoch_set(u->mirror, w->epoch.data);
@@ -706,8 +689,8 @@ void uplink_answer(struct uplink *u, Mcmesh__V1__Answer *answer, uint64_t now_ms
 static void connect_now(struct uplink *u, uint64_t now_ms)
 {
 	u->state = CONNECTING;
-	u->heard_ms = now_ms;
-	u->ops.connect(u->options.controllers[u->controller], u->userdata);
+	u->begun_ms = now_ms;
+	u->ops.connect(rota_target(&u->rota), u->userdata);
 }
 
 static void expire_up(struct uplink *u, uint64_t now_ms)
@@ -732,12 +715,12 @@ void uplink_expire(struct uplink *u, uint64_t now_ms)
 {
 	switch (u->state) {
 	case IDLE:
-		if (u->n_controllers && now_ms >= u->retry_ms)
+		if (rota_target(&u->rota) && now_ms >= u->retry_ms)
 			connect_now(u, now_ms);
 		break;
 	case CONNECTING:
 	case GREETING:
-		if (now_ms >= u->heard_ms + UPLINK_HELLO_TIMEOUT_MS)
+		if (now_ms >= u->begun_ms + rota_timeout_ms(&u->rota))
 			drop_session(u, now_ms, "the controller does not answer");
 		break;
 	case UP:
@@ -757,10 +740,10 @@ uint64_t uplink_next_ms(const struct uplink *u)
 
 	switch (u->state) {
 	case IDLE:
-		return u->n_controllers ? u->retry_ms : UINT64_MAX;
+		return rota_target(&u->rota) ? u->retry_ms : UINT64_MAX;
 	case CONNECTING:
 	case GREETING:
-		return u->heard_ms + UPLINK_HELLO_TIMEOUT_MS;
+		return u->begun_ms + rota_timeout_ms(&u->rota);
 	case UP:
 		break;
 	}

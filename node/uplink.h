@@ -10,7 +10,7 @@
  *
  *   IDLE ──connect──► CONNECTING ──opened──► GREETING ──Welcome──► UP
  *     ▲                                                            │
- *     └───────── closed, refused, silent: back-off, next controller┘
+ *     └───────── closed, refused, silent: next controller (rota.h) ┘
  *
  * Members up. The table of own members is the truth; a row is due from its
  * change until a report with it was accepted. One report is in flight at a
@@ -36,15 +36,10 @@
 
 struct uplink;
 
-#define UPLINK_PROTOCOL_MIN	  1
-#define UPLINK_PROTOCOL_MAX	  1
-#define UPLINK_MAX_CONTROLLERS	  32
-#define UPLINK_REPORT_BYTES	  (256 * 1024) /* a report message is cut near this size */
-#define UPLINK_ACK_INTERVAL_MS	  50
-#define UPLINK_HELLO_TIMEOUT_MS	  5000
-#define UPLINK_BACKOFF_MIN_MS	  100
-#define UPLINK_BACKOFF_MAX_MS	  2000
-#define UPLINK_BACKOFF_REFUSED_MS 5000
+#define UPLINK_PROTOCOL_MIN    1
+#define UPLINK_PROTOCOL_MAX    1
+#define UPLINK_REPORT_BYTES    (256 * 1024) /* a report message is cut near this size */
+#define UPLINK_ACK_INTERVAL_MS 50
 
 struct uplink_options {
 	const char *node;

@@ -157,6 +157,22 @@ Test(node_config, socket_fits_sun_path)
 	node_config_free(c);
 }
 
+Test(node_config, controllers_of_the_command_line_replace_the_list)
+{
+	struct node_config *c;
+
+	cr_assert_eq(load("vtep: 203.0.113.1\ncontrollers: ['a:1', 'b:1', 'c:1']\n", &c), 0);
+	cr_assert_eq(node_config_add_controllers(c, "d:1,[2001:db8::9]:2", true, why), 0);
+	cr_assert_eq(node_config_add_controllers(c, "e:1", false, why), 0);
+	cr_expect_str_eq(c->controllers[0], "d:1");
+	cr_expect_str_eq(c->controllers[1], "[2001:db8::9]:2");
+	cr_expect_str_eq(c->controllers[2], "e:1");
+	cr_expect_null(c->controllers[3]);
+	cr_expect_lt(node_config_add_controllers(c, "f:1,,g:1", false, why), 0);
+	cr_expect(strstr(why, "\"\" is not HOST:PORT"), "%s", why);
+	node_config_free(c);
+}
+
 Test(node_config, example_is_right_and_shows_the_defaults)
 {
 	_cleanup_(node_config_free_p)

@@ -4,6 +4,8 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
+#include "node/rota.h"
+
 /* A controller that is a few lines: what was sent is kept as text. */
 static char sent[128][96];
 static size_t n_sent, n_connects, n_disconnects;
@@ -292,7 +294,7 @@ Test(uplink, retry_waits_out_its_backoff)
 	uplink_closed(b.uplink, 14, "refused", 5);
 	at = uplink_next_ms(b.uplink);
 	cr_assert_gt(at, 5);
-	cr_assert_leq(at, 5 + UPLINK_BACKOFF_MAX_MS);
+	cr_assert_leq(at, 5 + ROTA_BACKOFF_MAX_MS);
 	uplink_expire(b.uplink, at - 1);
 	cr_assert_eq(n_connects, 1);
 	uplink_expire(b.uplink, at);
@@ -300,13 +302,13 @@ Test(uplink, retry_waits_out_its_backoff)
 	drop(&b);
 }
 
-Test(uplink, the_next_controller_is_tried_soon)
+Test(uplink, the_next_controller_is_tried_at_once)
 {
 	struct bed b = make(two_controllers, 0);
 
 	uplink_expire(b.uplink, 0);
 	uplink_closed(b.uplink, 14, "refused", 5);
-	cr_assert_leq(uplink_next_ms(b.uplink), 5 + UPLINK_BACKOFF_MIN_MS);
+	cr_assert_eq(uplink_next_ms(b.uplink), 5);
 	drop(&b);
 }
 
@@ -360,5 +362,68 @@ Test(uplink, a_gap_begins_the_session_anew)
 	bookmark(&b, 1, 3, 4, 1);
 	cr_assert_eq(n_disconnects, 1);
 	cr_assert_eq(uplink_counter(b.uplink, UPLINK_C_GAPS), 1);
+	drop(&b);
+}
+
+static const char *const many_controllers[] = { "c1", "c2", "c3", NULL };
+
+/* S17: whatever a controller dies of, the next is asked within 5 s. */
+Test(uplink, S17_dead_frozen_and_cut_off_controllers_are_left_within_five_seconds)
+{
+	struct bed b = make(many_controllers, 0);
+	uint64_t now = 10000;
+
+	up(&b, 0);
+	/* Heard until now, then frozen. The next takes the stream and says nothing. */
+	uplink_expire(b.uplink, 1000);
+	bookmark(&b, 1, 0, 4, now);
+	while (n_disconnects < 1)
+		uplink_expire(b.uplink, now = uplink_next_ms(b.uplink));
+	cr_assert_leq(now, 10000 + 3 * 500);
+	uplink_expire(b.uplink, uplink_next_ms(b.uplink));
+	cr_assert_eq(n_connects, 2);
+	uplink_opened(b.uplink, now);
+	while (n_disconnects < 2)
+		uplink_expire(b.uplink, now = uplink_next_ms(b.uplink));
+	/* The third is dead, and refuses the connection; so round to the first. */
+	uplink_expire(b.uplink, now);
+	cr_assert_eq(n_connects, 3);
+	uplink_closed(b.uplink, 14, "connection refused", now);
+	now = uplink_next_ms(b.uplink);
+	up(&b, now);
+	cr_assert_eq(n_connects, 4);
+	cr_assert_leq(now, 10000 + 5000);
+	cr_assert_str_neq(session_text, "-");
+	drop(&b);
+}
+
+/* A controller that greets and then fails must not be asked in a tight loop. */
+Test(uplink, a_session_that_ends_at_once_counts_as_a_failure)
+{
+	struct bed b = make(two_controllers, 0);
+	uint64_t now = 0;
+
+	for (int i = 0; i < 20; i++) {
+		now = uplink_next_ms(b.uplink);
+		up(&b, now);
+		uplink_closed(b.uplink, 14, "the store failed", now);
+	}
+	cr_assert_gt(now, 1000);
+	now = uplink_next_ms(b.uplink);
+	up(&b, now);
+	now += ROTA_PROVEN_MS;
+	uplink_closed(b.uplink, 14, "the controller ended", now);
+	cr_assert_eq(uplink_next_ms(b.uplink), now, "what worked is left for the next at once");
+	drop(&b);
+}
+
+/* Two agents with one identity (a copied disk) would otherwise take turns. */
+Test(uplink, one_that_lost_its_node_to_a_newer_session_waits)
+{
+	struct bed b = make(two_controllers, 0);
+
+	up(&b, 0);
+	uplink_closed(b.uplink, 10, "a newer session of this node took over", 5000);
+	cr_assert_geq(uplink_next_ms(b.uplink), 5000 + ROTA_REFUSED_MS / 2);
 	drop(&b);
 }
