@@ -310,6 +310,21 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 	return r;
 }
 
+/* The registry has the nodes of the store now: STALE, their hold time begins. */
+static int load(struct controller *c)
+{
+	int r;
+
+	log_load_begin(c->log, c->store->floor);
+	r = store_load(c->store);
+	if (r == 0)
+		r = c->failed ? -ENOMEM : 0;
+	if (r < 0)
+		return r;
+	log_load_end(c->log, c->store->revision);
+	return 0;
+}
+
 DEFINE_CLEANUP(struct controller *, controller_free)
 
 int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
@@ -338,7 +353,7 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (r == 0)
 		r = parts_new(c);
 	if (r == 0)
-		r = store_load(c->store);
+		r = load(c);
 	if (r == 0)
 		r = settings_commit(c, c->config);
 	if (r < 0)

@@ -29,6 +29,8 @@
 struct log {
 	uint8_t epoch[EPOCH_LEN];
 	uint64_t revision, floor;
+	uint64_t loaded_floor; /* what a segment that was not heard of begins with */
+	bool loading;
 	size_t max_tombstones, n_tombstones;
 	uint32_t last_node_id;
 	uint64_t random; /* heights of the skip list; need not be unguessable: keys are ours */
@@ -151,6 +153,7 @@ struct log_segment *log_segment_get(struct log *log, uint32_t id)
 	if (!segment)
 		return NULL;
 	segment->id = id;
+	segment->floor = log->loaded_floor;
 	TAILQ_INIT(&segment->rows);
 	LIST_INIT(&segment->cursors);
 	HASH_ADD(hh, log->segments, id, sizeof(id), segment);
@@ -455,7 +458,7 @@ static int change_apply(struct log *log, uint64_t revision, const struct log_cha
 	if (!segment)
 		return -ENOSPC;
 	row = find(log, c->node, key);
-	if (c->deleted && (!row || row->deleted))
+	if (c->deleted && !log->loading && (!row || row->deleted))
 		return 0;
 	if (content_copy(c, &filter, &config) < 0)
 		return -ENOMEM;
@@ -513,12 +516,54 @@ int log_apply(struct log *log, uint64_t revision, const struct log_change *chang
 	for (size_t i = 0; i < n; i++) {
 		struct log_segment *segment = log_segment_find(log, changes[i].segment);
 
-		if (segment->revision == revision)
+		if (segment->revision == revision && !log->loading)
 			history_add(segment, revision);
 	}
 	while (log->n_tombstones > log->max_tombstones)
 		row_forget(log, TAILQ_FIRST(&log->tombstones));
 	return 0;
+}
+
+void log_load_begin(struct log *log, uint64_t floor)
+{
+	struct log_segment *segment, *tmp;
+
+	assert(TAILQ_EMPTY(&log->rows));
+	log->loading = true;
+	log->revision = floor;
+	log->floor = floor;
+	log->loaded_floor = floor;
+	HASH_ITER (hh, log->segments, segment, tmp)
+		segment->floor = floor;
+}
+
+void log_load_end(struct log *log, uint64_t revision)
+{
+	struct log_segment *segment, *tmp;
+
+	assert(revision >= log->revision);
+	log->loading = false;
+	log->revision = revision;
+	HASH_ITER (hh, log->segments, segment, tmp) {
+		if (segment->revision)
+			history_add(segment, segment->revision);
+	}
+}
+
+void log_renew(struct log *log, const uint8_t epoch[EPOCH_LEN])
+{
+	struct log_segment *segment, *tmp;
+	struct log_row *row;
+
+	memcpy(log->epoch, epoch, EPOCH_LEN);
+	HASH_ITER (hh, log->segments, segment, tmp) {
+		segment->digest = (struct digest){ 0 };
+		segment->n_history = 0;
+		TAILQ_FOREACH(row, &segment->rows, by_segment)
+		digest_row(log, segment, row, true);
+		if (segment->revision)
+			history_add(segment, segment->revision);
+	}
 }
 
 struct log_row *log_segment_after(const struct log_segment *segment, uint64_t revision)

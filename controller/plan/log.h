@@ -126,6 +126,18 @@ uint64_t log_floor(const struct log *log);
 size_t log_tombstones(const struct log *log);
 
 /*
+ * The rows of a store that was there before come between these two, by
+ * log_apply(): deletions become tombstones though nothing was there, and no
+ * digest is remembered, because a row shows only its last change. Deletions
+ * after the floor are all among them; the log ends at the revision.
+ */
+void log_load_begin(struct log *log, uint64_t floor);
+void log_load_end(struct log *log, uint64_t revision);
+
+/* The same rows under another epoch: every digest is another, old ones are unknown. */
+void log_renew(struct log *log, const uint8_t epoch[EPOCH_LEN]);
+
+/*
  * Applies one revision; it must be greater than the last. Changes that change
  * nothing (a deletion of what is not there) leave no row. 0, or -ENOMEM or
  * -ENOSPC with the log no longer usable.

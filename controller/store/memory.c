@@ -36,6 +36,7 @@ static int memory_open(const char *rest, const struct store_events *events, void
 	m->store.userdata = userdata;
 	m->store.is_fresh = true;
 	m->store.revision = 1; /* 0 says "none" on the wire */
+	m->store.floor = 1;
 	randombytes_buf(m->store.epoch, sizeof(m->store.epoch));
 	*ret_store = &m->store;
 	return 0;
@@ -94,6 +95,18 @@ static void memory_session(struct store *store, const struct store_session *q,
 	done(userdata, 0, h->session, h->sequence);
 }
 
+/* With its node: the members that its last sequence stands for are gone. */
+static void holder_forget(struct memory *m, const char *node)
+{
+	struct holder *h;
+
+	HASH_FIND_STR(m->holders, node, h);
+	if (!h)
+		return;
+	HASH_DEL(m->holders, h);
+	free(h);
+}
+
 static void memory_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
 			  void *userdata)
 {
@@ -110,6 +123,10 @@ static void memory_commit(struct store *store, const struct store_txn *txn, stor
 		}
 		if (txn->sequence)
 			h->sequence = txn->sequence;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (changes[i].kind == LOG_NODE && changes[i].deleted)
+			holder_forget(m, changes[i].node);
 	}
 	for (; n; changes += batch, n -= batch) {
 		batch = store_batch(changes, n);

@@ -60,6 +60,29 @@ uint64_t store_next_ms(const struct store *store)
 	return store->ops->next_ms ? store->ops->next_ms(store) : UINT64_MAX;
 }
 
+void store_forget(struct store *store, uint64_t floor)
+{
+	if (store->ops->forget && floor > store->floor)
+		store->ops->forget(store, floor);
+}
+
+int store_renew(struct store *store)
+{
+	return store->ops->renew ? store->ops->renew(store) : -ENOTSUP;
+}
+
+int store_replace(struct store *store, const struct log_change *changes, size_t n,
+		  char why[STORE_WHY_MAX])
+{
+	if (store->ops->replace)
+		return store->ops->replace(store, changes, n, why);
+	snprintf(why, STORE_WHY_MAX,
+		 "a store of the kind \"%s\" ends with its process: use "
+		 "sqlite:PATH",
+		 store->ops->scheme);
+	return -ENOTSUP;
+}
+
 size_t store_batch(const struct log_change *changes, size_t n)
 {
 	size_t bytes = 0, i;

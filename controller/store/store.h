@@ -10,11 +10,18 @@
  * store shared by several controllers (etcd) looks like the embedded ones.
  *
  * Everything is asynchronous in shape: `done` may come from inside the call or
- * later, from store_dispatch(), and exactly once. The events of a commit come
- * before its `done`. Inputs are borrowed for the call only.
+ * later, from store_dispatch() or store_close(), and exactly once. The events of
+ * a commit come before its `done`. Inputs are borrowed for the call only.
  *
- * A backend is a vtable, chosen by the spec string: "memory"; "sqlite:PATH" and
- * "etcd:HOST:PORT,…" have their place in store.c.
+ * A store that was there before says so by its rows: store_load() gives them as
+ * events in the order of their revisions, deletions above `floor` included. An
+ * epoch ends where the store cannot know all that its agents know (is_fresh);
+ * the rows that it has are then what it believed last.
+ *
+ * A store that cannot commit for a while (a full disk, no quorum) keeps what was
+ * asked or fails it, and says `trouble`; it recovers by itself.
+ *
+ * A backend is a vtable, chosen by the spec string: "memory", "sqlite:PATH".
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -75,6 +82,15 @@ struct store_ops {
 	/* Runs what is due; the deadline of the next is store_next_ms(). */
 	void (*dispatch)(struct store *store, uint64_t now_ms);
 	uint64_t (*next_ms)(const struct store *store);
+	/* Deletions at or before the revision are not needed any more. */
+	void (*forget)(struct store *store, uint64_t floor);
+	/* Begins a new epoch, because an agent knows more than the store does; when it
+	 * returns 0, `epoch` is new and kept. NULL: not for one controller to decide. */
+	int (*renew)(struct store *store);
+	/* Instead of all that is there, these rows, in a new epoch: all or nothing, and
+	 * on the disk when it returns. NULL: nothing would be left of it. */
+	int (*replace)(struct store *store, const struct log_change *changes, size_t n,
+		       char why[STORE_WHY_MAX]);
 };
 
 struct store {
@@ -82,10 +98,14 @@ struct store {
 	struct store_events events;
 	void *userdata;
 	uint8_t epoch[EPOCH_LEN];
-	uint64_t revision;
+	uint64_t revision; /* the newest */
+	uint64_t floor;	   /* deletions after it are all there */
 	/* The epoch began with this process: what agents know is more than what
 	 * the store knows. */
 	bool is_fresh;
+	/* Why it cannot commit now, as a sentence, and since when; NULL: it can. */
+	const char *trouble;
+	uint64_t trouble_since_ms;
 };
 
 extern const struct store_ops store_memory_ops;
@@ -103,6 +123,11 @@ void store_commit(struct store *store, const struct store_txn *txn, store_commit
 		  void *userdata);
 void store_dispatch(struct store *store, uint64_t now_ms);
 uint64_t store_next_ms(const struct store *store);
+void store_forget(struct store *store, uint64_t floor);
+/* -ENOTSUP: the backend has none. */
+int store_renew(struct store *store);
+int store_replace(struct store *store, const struct log_change *changes, size_t n,
+		  char why[STORE_WHY_MAX]);
 
 /* How many of the changes make the next revision: a bounded, non-empty batch. */
 size_t store_batch(const struct log_change *changes, size_t n);
