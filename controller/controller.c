@@ -150,8 +150,10 @@ static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
 	struct controller *c = &box->c;
 	struct registry_node *node;
 
-	if (registry_tick(c->registry, now_ms))
+	if (registry_tick(c->registry, now_ms)) {
+		store_complete(c->store);
 		feed_completed(c->feed);
+	}
 	if (registry_freezes(c->registry) != box->freezes) {
 		box->freezes = registry_freezes(c->registry);
 		log_error("many nodes are silent at once, removals wait for one more hold time "
@@ -310,18 +312,38 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 	return r;
 }
 
-/* The registry has the nodes of the store now: STALE, their hold time begins. */
-static int load(struct controller *c)
+/* What the store believed last names nodes that the log is not whole without. */
+static void expect_known(struct controller *c)
 {
+	struct log_row *row;
+
+	TAILQ_FOREACH(row, &log_segment_find(c->log, 0)->rows, by_segment)
+	{
+		if (row->key.kind == LOG_NODE && !row->deleted)
+			registry_expect(c->registry, row->node->name);
+	}
+}
+
+/* The registry has the nodes of the store then: STALE, their hold time begins. */
+static int load(struct controller *c, char why[CONTROLLER_WHY_MAX])
+{
+	char store_why[STORE_WHY_MAX] = "out of memory";
 	int r;
 
 	log_load_begin(c->log, c->store->floor);
-	r = store_load(c->store);
+	r = store_load(c->store, store_why);
 	if (r == 0)
 		r = c->failed ? -ENOMEM : 0;
-	if (r < 0)
+	if (r < 0) {
+		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
 		return r;
+	}
 	log_load_end(c->log, c->store->revision);
+	if (!c->store->is_fresh) {
+		registry_set_complete(c->registry);
+		return 0;
+	}
+	expect_known(c);
 	return 0;
 }
 
@@ -353,13 +375,11 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (r == 0)
 		r = parts_new(c);
 	if (r == 0)
-		r = load(c);
+		r = load(c, why);
 	if (r == 0)
 		r = settings_commit(c, c->config);
 	if (r < 0)
 		return r;
-	if (!c->store->is_fresh)
-		registry_set_complete(c->registry);
 	r = serve(box, ret_ports, why);
 	if (r < 0)
 		return r;

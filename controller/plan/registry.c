@@ -380,3 +380,19 @@ void registry_set_complete(struct registry *r)
 	r->complete = true;
 	expected_clear(r);
 }
+
+void registry_begin_again(struct registry *r, uint64_t now_ms)
+{
+	expected_clear(r);
+	r->complete = false;
+	r->start_ms = now_ms;
+}
+
+void registry_hold_again(struct registry *r, uint64_t now_ms)
+{
+	struct registry_node *node;
+
+	TAILQ_FOREACH(node, &r->stale, by_heard)
+	node->heard_ms = now_ms;
+	r->frozen = false;
+}

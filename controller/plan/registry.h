@@ -80,7 +80,7 @@ void registry_touch(struct registry *registry, struct registry_node *node);
 bool registry_is_alive(const struct registry_node *node);
 
 /* Silent nodes become STALE; mass silence freezes removals. True when the log
- * became complete by the hold time since the start. */
+ * became complete, for good, by the hold time since the start. */
 bool registry_tick(struct registry *registry, uint64_t now_ms);
 /* One node that has to go now, or NULL; ask again until NULL. */
 struct registry_node *registry_expired(const struct registry *registry, uint64_t now_ms);
@@ -105,3 +105,7 @@ bool registry_reported(struct registry *registry, const char *name);
 bool registry_is_complete(const struct registry *registry, uint64_t now_ms);
 /* A log that was there before: complete from the start. */
 void registry_set_complete(struct registry *registry);
+/* From now on as a log that began empty. */
+void registry_begin_again(struct registry *registry, uint64_t now_ms);
+/* Nobody could be heard until now: the silent have the whole hold time again. */
+void registry_hold_again(struct registry *registry, uint64_t now_ms);

@@ -32,9 +32,9 @@ void store_close(struct store *store)
 		store->ops->close(store);
 }
 
-int store_load(struct store *store)
+int store_load(struct store *store, char why[STORE_WHY_MAX])
 {
-	return store->ops->load ? store->ops->load(store) : 0;
+	return store->ops->load ? store->ops->load(store, why) : 0;
 }
 
 void store_session(struct store *store, const struct store_session *request,
@@ -64,6 +64,13 @@ void store_forget(struct store *store, uint64_t floor)
 {
 	if (store->ops->forget && floor > store->floor)
 		store->ops->forget(store, floor);
+}
+
+void store_complete(struct store *store)
+{
+	if (store->is_fresh && store->ops->complete)
+		store->ops->complete(store);
+	store->is_fresh = false;
 }
 
 int store_renew(struct store *store)

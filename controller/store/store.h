@@ -74,7 +74,7 @@ struct store_ops {
 	int (*open)(const char *rest, const struct store_events *events, void *userdata,
 		    struct store **ret_store, char why[STORE_WHY_MAX]);
 	void (*close)(struct store *store);
-	int (*load)(struct store *store);
+	int (*load)(struct store *store, char why[STORE_WHY_MAX]);
 	void (*session)(struct store *store, const struct store_session *request,
 			store_session_done *done, void *userdata);
 	void (*commit)(struct store *store, const struct store_txn *txn, store_commit_done *done,
@@ -84,6 +84,8 @@ struct store_ops {
 	uint64_t (*next_ms)(const struct store *store);
 	/* Deletions at or before the revision are not needed any more. */
 	void (*forget)(struct store *store, uint64_t floor);
+	/* From now on the log is whole (is_fresh), also after a restart. */
+	void (*complete)(struct store *store);
 	/* Begins a new epoch, because an agent knows more than the store does; when it
 	 * returns 0, `epoch` is new and kept. NULL: not for one controller to decide. */
 	int (*renew)(struct store *store);
@@ -100,12 +102,13 @@ struct store {
 	uint8_t epoch[EPOCH_LEN];
 	uint64_t revision; /* the newest */
 	uint64_t floor;	   /* deletions after it are all there */
-	/* The epoch began with this process: what agents know is more than what
-	 * the store knows. */
+	/* Agents may know members that the log does not: its epoch began with this
+	 * process, or earlier but was never complete. */
 	bool is_fresh;
 	/* Why it cannot commit now, as a sentence, and since when; NULL: it can. */
 	const char *trouble;
 	uint64_t trouble_since_ms;
+	uint64_t failures; /* commits that failed, each try counted */
 };
 
 extern const struct store_ops store_memory_ops;
@@ -115,8 +118,9 @@ int store_open(const char *spec, const struct store_events *events, void *userda
 	       struct store **ret_store, char why[STORE_WHY_MAX]);
 void store_close(struct store *store);
 
-/* Before the first commit: what is there already, as events. */
-int store_load(struct store *store);
+/* Before the first commit: what is there already, as events. 0, or -errno with a
+ * sentence. */
+int store_load(struct store *store, char why[STORE_WHY_MAX]);
 void store_session(struct store *store, const struct store_session *request,
 		   store_session_done *done, void *userdata);
 void store_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
@@ -124,6 +128,7 @@ void store_commit(struct store *store, const struct store_txn *txn, store_commit
 void store_dispatch(struct store *store, uint64_t now_ms);
 uint64_t store_next_ms(const struct store *store);
 void store_forget(struct store *store, uint64_t floor);
+void store_complete(struct store *store);
 /* -ENOTSUP: the backend has none. */
 int store_renew(struct store *store);
 int store_replace(struct store *store, const struct log_change *changes, size_t n,
