@@ -16,16 +16,27 @@
 
 static _Atomic(void (*)(const char *line)) log_fn;
 
+static _Atomic uint64_t handshakes_failed;
+
+uint64_t rpc_handshakes_failed(void)
+{
+	return atomic_load(&handshakes_failed);
+}
+
 static void core_log(gpr_log_func_args *args)
 {
 	void (*fn)(const char *line) = atomic_load(&log_fn);
 	const char *file = strrchr(args->file, '/');
 	char line[512];
 
-	if (!fn)
+	file = file ? file + 1 : args->file;
+	/* The library tells nobody else, and this only as a detail. */
+	if (strcmp(file, "chttp2_server.cc") == 0 &&
+	    strncmp(args->message, "Handshaking failed", strlen("Handshaking failed")) == 0)
+		atomic_fetch_add(&handshakes_failed, 1);
+	if (!fn || args->severity < GPR_LOG_SEVERITY_ERROR)
 		return;
-	snprintf(line, sizeof(line), "%s (%s:%d)", args->message, file ? file + 1 : args->file,
-		 args->line);
+	snprintf(line, sizeof(line), "%s (%s:%d)", args->message, file, args->line);
 	fn(line);
 }
 
@@ -93,8 +104,8 @@ static uint64_t rpc_tick(struct rpc *rpc, uint64_t deadline_ms)
 	for (struct rpc_server *s = rpc->servers; s; s = next) {
 		next = s->next;
 		rpc_server_tick(s, now_ms);
-		if (s->cancel_at_ms && s->cancel_at_ms < deadline_ms)
-			deadline_ms = s->cancel_at_ms;
+		if (rpc_server_next_ms(s) < deadline_ms)
+			deadline_ms = rpc_server_next_ms(s);
 	}
 	return deadline_ms;
 }

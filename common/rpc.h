@@ -32,6 +32,8 @@ struct rpc;
 struct rpc_server;
 struct rpc_channel;
 struct rpc_call;
+struct rpc_tls;
+struct rpc_identity;
 struct sd_event;
 
 enum rpc_status {
@@ -128,6 +130,9 @@ void rpc_call_cancel(struct rpc_call *call);
 /* "ipv4:203.0.113.1:41234", "unix:". */
 const char *rpc_call_peer(struct rpc_call *call);
 
+/* Server: whose certificate the call came with (rpc_tls.h); NULL: without TLS. */
+const struct rpc_identity *rpc_call_identity(const struct rpc_call *call);
+
 /* ---- server ----------------------------------------------------------------- */
 
 struct rpc_method {
@@ -141,11 +146,18 @@ struct rpc_method {
 	void *userdata;
 };
 
-struct rpc_tls; /* later: certificates and identities */
+#define RPC_REFUSAL_MAX 512
 
 struct rpc_server_options {
 	const char *const *listen; /* "203.0.113.254:7400", "unix:/run/x.sock"; NULL-terminated */
-	const struct rpc_tls *tls; /* NULL: plaintext */
+	/* Clients must have a certificate; a call ends with its certificate. Unix
+	 * sockets stay plaintext. NULL: plaintext. Needs rpc_new(). */
+	struct rpc_tls *tls;
+	/* Whether the call may be: RPC_OK, or a status and why. Comes before on_open;
+	 * NULL: all may. */
+	int (*authorize)(const struct rpc_call *call, const char *path, void *userdata,
+			 char why[RPC_REFUSAL_MAX]);
+	void *userdata;
 	/* Ports that were bound, for listen ":0"; may be NULL. */
 	int *ret_ports;
 };
@@ -163,6 +175,9 @@ void rpc_server_set_serving(struct rpc_server *server, bool serving);
 
 int rpc_server_start(struct rpc_server *server);
 
+/* Calls that were refused or ended because their certificate was over. */
+uint64_t rpc_server_expired(const struct rpc_server *server);
+
 /* NOT_SERVING, no new calls; on_stopped once every call has ended. Calls still
  * open after grace_ms are cancelled. */
 void rpc_server_shutdown(struct rpc_server *server, uint64_t grace_ms,
@@ -173,7 +188,8 @@ void rpc_server_free(struct rpc_server *server);
 
 struct rpc_channel_options {
 	const char *target; /* "203.0.113.254:7400", "unix:/run/x.sock" */
-	const struct rpc_tls *tls;
+	/* NULL: plaintext, as always for unix:. -ENOKEY: it has no pair (rpc_tls_why()). */
+	struct rpc_tls *tls;
 };
 
 int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,

@@ -55,6 +55,7 @@ static void call_free(struct rpc_call *call)
 	if (call->received)
 		grpc_byte_buffer_destroy(call->received);
 	gpr_free(call->peer);
+	rpc_identity_free(call->identity);
 	free(call->finish_text);
 	free(call);
 	if (server)
@@ -483,4 +484,9 @@ const char *rpc_call_peer(struct rpc_call *call)
 	if (!call->peer)
 		call->peer = grpc_call_get_peer(call->call);
 	return call->peer;
+}
+
+const struct rpc_identity *rpc_call_identity(const struct rpc_call *call)
+{
+	return call->identity;
 }

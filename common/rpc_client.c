@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/rpc_internal.h"
 
@@ -17,9 +18,18 @@ struct rpc_channel {
 		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number) \
 	}
 
+static grpc_channel_credentials *credentials_for(const struct rpc_channel_options *options)
+{
+	bool plain = !options->tls || strncmp(options->target, "unix:", 5) == 0;
+
+	return plain ? grpc_insecure_credentials_create()
+		     : rpc_tls_channel_credentials(options->tls);
+}
+
 int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		    struct rpc_channel **ret_channel)
 {
+	const char *server_name = options->tls ? rpc_tls_server_name(options->tls) : NULL;
 	grpc_arg list[] = {
 		ARG_INT(GRPC_ARG_ENABLE_RETRIES, 0),
 		ARG_INT(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
@@ -42,17 +52,23 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		{ .type = GRPC_ARG_STRING,
 		  .key = (char *)GRPC_ARG_PRIMARY_USER_AGENT_STRING,
 		  .value.string = (char *)"mcmesh/" MCMESH_VERSION },
+		/* Last: only when there is one. */
+		{ .type = GRPC_ARG_STRING,
+		  .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
+		  .value.string = (char *)server_name },
 	};
-	grpc_channel_args args = { ARRAY_SIZE(list), list };
+	grpc_channel_args args = { ARRAY_SIZE(list) - !server_name, list };
 	struct rpc_channel *channel;
 	grpc_channel_credentials *credentials;
 
-	if (options->tls)
-		return -EOPNOTSUPP;
+	credentials = credentials_for(options);
+	if (!credentials)
+		return -ENOKEY;
 	channel = calloc(1, sizeof(*channel));
-	if (!channel)
+	if (!channel) {
+		grpc_channel_credentials_release(credentials);
 		return -ENOMEM;
-	credentials = grpc_insecure_credentials_create();
+	}
 	channel->rpc = rpc;
 	channel->channel = grpc_channel_create(options->target, credentials, &args);
 	grpc_channel_credentials_release(credentials);

@@ -15,6 +15,7 @@
 
 #include "common/cleanup.h"
 #include "common/rpc.h"
+#include "common/rpc_tls.h"
 
 /* Server calls that wait for a client at any time. */
 #define RPC_ARMED_REQUESTS 64
@@ -30,6 +31,10 @@
 #define RPC_PING_INTERVAL_MIN_MS       300
 #define RPC_CONNECT_TIMEOUT_MS	       2000
 #define RPC_WINDOW_BYTES	       (1024 * 1024)
+/* TCP, TLS and HTTP/2 settings together: who takes longer is cut off. */
+#define RPC_HANDSHAKE_TIMEOUT_MS 5000
+/* Certificates are looked at as often, so that a clock that was set counts. */
+#define RPC_EXPIRY_LOOK_MS 60000
 /* After the loop's other work of the turn. */
 #define RPC_RESUME_PRIORITY 10
 #define RPC_BACKOFF_MIN_MS  100
@@ -82,6 +87,7 @@ struct rpc_call {
 	const ProtobufCMessageDescriptor *incoming;
 	void *userdata;
 	char *peer;
+	struct rpc_identity *identity;
 
 	struct rpc_tag on_init, on_send, on_recv, on_end;
 	unsigned int in_flight;
@@ -126,6 +132,12 @@ struct rpc_server {
 	bool started, serving, stopping, notified, stopped;
 	struct rpc_tag on_notify;
 	uint64_t cancel_at_ms; /* 0: none */
+	struct rpc_tls *tls;
+	uint64_t expiry_at_ms; /* the next look at the calls' certificates; 0: none */
+	uint64_t expired;
+	int (*authorize)(const struct rpc_call *call, const char *path, void *userdata,
+			 char why[RPC_REFUSAL_MAX]);
+	void *authorize_userdata;
 	struct sd_event_source *timer;
 	void (*on_stopped)(void *userdata);
 	void *stopped_userdata;
@@ -167,6 +179,17 @@ int rpc_encode(const ProtobufCMessage *message, grpc_slice *ret_slice);
 /* rpc_server.c */
 void rpc_server_call_gone(struct rpc_server *server);
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms);
+/* The deadline of the next tick; UINT64_MAX: none. */
+uint64_t rpc_server_next_ms(const struct rpc_server *server);
+
+/* rpc_tls.c */
+grpc_server_credentials *rpc_tls_server_credentials(struct rpc_tls *tls);
+/* NULL: there is no pair. */
+grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls);
+const char *rpc_tls_server_name(const struct rpc_tls *tls);
+/* -ENOENT: the call came without TLS. */
+int rpc_tls_identity(grpc_call *call, struct rpc_identity **ret_identity);
+void rpc_identity_free(struct rpc_identity *identity);
 
 /* rpc_standard.c */
 void rpc_standard_free(struct rpc_standard *standard);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grpc/support/log.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-event.h>
+#include <time.h>
 
 #include "common/rpc_internal.h"
 
@@ -132,7 +134,10 @@ static int server_listen(struct rpc_server *server, const char *listen, int *ret
 			return r;
 		mask = umask(0117); /* the socket is 0660 from its first moment */
 	}
-	credentials = grpc_insecure_server_credentials_create();
+	credentials = server->tls && !path ? rpc_tls_server_credentials(server->tls)
+					   : grpc_insecure_server_credentials_create();
+	if (!credentials)
+		return -ENOMEM;
 	port = grpc_server_add_http2_port(server->server, listen, credentials);
 	grpc_server_credentials_release(credentials);
 	if (path)
@@ -158,6 +163,62 @@ static const struct rpc_method *server_method(const struct rpc_server *server, g
 				return m;
 		}
 	return NULL;
+}
+
+/* ---- whose call it is -------------------------------------------------------- */
+
+static bool expires_first(uint64_t at_ms, uint64_t other_ms)
+{
+	return !other_ms || at_ms < other_ms;
+}
+
+/* Ends the call when its certificate is over; else when to look again. */
+static void call_check_expiry(struct rpc_server *server, struct rpc_call *call, uint64_t now_ms,
+			      uint64_t *next_ms)
+{
+	int64_t left_s = call->identity->not_after_s - (int64_t)time(NULL);
+	uint64_t look_ms = RPC_EXPIRY_LOOK_MS;
+
+	if (left_s < 0) {
+		server->expired++;
+		rpc_call_finish(call, RPC_UNAUTHENTICATED,
+				"the certificate of %s has expired: connect with a new one",
+				call->identity->subject ?: "the caller");
+		return;
+	}
+	if ((uint64_t)(left_s + 1) * 1000 < look_ms)
+		look_ms = (uint64_t)(left_s + 1) * 1000;
+	if (expires_first(now_ms + look_ms, *next_ms))
+		*next_ms = now_ms + look_ms;
+}
+
+static void server_check_expiry(struct rpc_server *server, uint64_t now_ms)
+{
+	uint64_t next_ms = 0;
+
+	for (struct rpc_call *call = server->rpc->calls; call; call = call->next)
+		if (call->server == server && call->identity && !call->finishing)
+			call_check_expiry(server, call, now_ms, &next_ms);
+	server->expiry_at_ms = next_ms;
+}
+
+static void call_authorize(struct rpc_server *server, struct rpc_call *call, const char *path)
+{
+	char why[RPC_REFUSAL_MAX] = "";
+	int r, status;
+
+	r = server->tls ? rpc_tls_identity(call->call, &call->identity) : -ENOENT;
+	if (r < 0 && r != -ENOENT) {
+		rpc_call_finish(call, RPC_UNAUTHENTICATED, "the certificate cannot be read");
+		return;
+	}
+	if (call->identity)
+		call_check_expiry(server, call, rpc_now_ms(), &server->expiry_at_ms);
+	if (call->finishing || !server->authorize)
+		return;
+	status = server->authorize(call, path, server->authorize_userdata, why);
+	if (status != RPC_OK)
+		rpc_call_finish(call, status, "%s", why);
 }
 
 static void request_arm(struct rpc_request *request);
@@ -189,6 +250,8 @@ static void server_accept(struct rpc_server *server, struct rpc_request *request
 				(const char *)GRPC_SLICE_START_PTR(request->details.method));
 	else if (server->stopping)
 		rpc_call_finish(call, RPC_UNAVAILABLE, "the server stops: try another, or later");
+	else
+		call_authorize(server, call, method->path);
 	call->busy--;
 	rpc_call_open_server(call, method);
 }
@@ -274,6 +337,7 @@ static grpc_server *server_create(void)
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_SERVER_KEEPALIVE_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_SERVER_KEEPALIVE_WAIT_MS),
+		ARG_INT(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, RPC_HANDSHAKE_TIMEOUT_MS),
 	};
 	grpc_channel_args args = { ARRAY_SIZE(list), list };
 
@@ -294,12 +358,17 @@ int rpc_server_new(struct rpc *rpc, const struct rpc_server_options *options,
 	struct rpc_server *server;
 	int port, r;
 
-	if (options->tls)
+	if (options->tls && rpc->event)
 		return -EOPNOTSUPP;
 	server = calloc(1, sizeof(*server));
 	if (!server)
 		return -ENOMEM;
 	server->rpc = rpc;
+	server->tls = options->tls;
+	/* Failed handshakes are counted from what it says: core_log(). */
+	gpr_set_log_verbosity(GPR_LOG_SEVERITY_DEBUG);
+	server->authorize = options->authorize;
+	server->authorize_userdata = options->userdata;
 	server->serving = true;
 	server->on_notify.fn = server_notified;
 	server->server = server_create();
@@ -364,10 +433,28 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *userdata)
 
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms)
 {
+	if (server->expiry_at_ms && now_ms >= server->expiry_at_ms)
+		server_check_expiry(server, now_ms);
 	if (!server->cancel_at_ms || now_ms < server->cancel_at_ms)
 		return;
 	server->cancel_at_ms = 0;
 	grpc_server_cancel_all_calls(server->server);
+}
+
+uint64_t rpc_server_next_ms(const struct rpc_server *server)
+{
+	uint64_t next_ms = UINT64_MAX;
+
+	if (server->cancel_at_ms)
+		next_ms = server->cancel_at_ms;
+	if (server->expiry_at_ms && server->expiry_at_ms < next_ms)
+		next_ms = server->expiry_at_ms;
+	return next_ms;
+}
+
+uint64_t rpc_server_expired(const struct rpc_server *server)
+{
+	return server->expired;
 }
 
 static void server_cancel_in(struct rpc_server *server, uint64_t grace_ms)
