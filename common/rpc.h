@@ -190,6 +190,9 @@ struct rpc_channel_options {
 	const char *target; /* "203.0.113.254:7400", "unix:/run/x.sock" */
 	/* NULL: plaintext, as always for unix:. -ENOKEY: it has no pair (rpc_tls_why()). */
 	struct rpc_tls *tls;
+	/* How long the peer may be silent before it is probed; 0: the default, which
+	 * servers of others may find too often. */
+	uint32_t keepalive_ms;
 };
 
 int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
@@ -200,3 +203,14 @@ void rpc_channel_free(struct rpc_channel *channel);
 int rpc_channel_call(struct rpc_channel *channel, const char *path,
 		     const ProtobufCMessageDescriptor *response, const struct rpc_call_ops *ops,
 		     uint64_t deadline_ms, void *userdata, struct rpc_call **ret_call);
+
+/* The same with metadata: keys in lower case. */
+struct rpc_metadata {
+	const char *key, *value;
+};
+
+int rpc_channel_call_with(struct rpc_channel *channel, const char *path,
+			  const ProtobufCMessageDescriptor *response,
+			  const struct rpc_call_ops *ops, uint64_t deadline_ms,
+			  const struct rpc_metadata *metadata, size_t n_metadata, void *userdata,
+			  struct rpc_call **ret_call);

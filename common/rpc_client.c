@@ -30,6 +30,8 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		    struct rpc_channel **ret_channel)
 {
 	const char *server_name = options->tls ? rpc_tls_server_name(options->tls) : NULL;
+	uint32_t keepalive_ms =
+		options->keepalive_ms ? options->keepalive_ms : RPC_CLIENT_KEEPALIVE_MS;
 	grpc_arg list[] = {
 		ARG_INT(GRPC_ARG_ENABLE_RETRIES, 0),
 		ARG_INT(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
@@ -40,7 +42,7 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		ARG_INT(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MAX_MS),
 		/* Despite its name: how long one attempt to connect may take. */
 		ARG_INT(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RPC_CONNECT_TIMEOUT_MS),
-		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_CLIENT_KEEPALIVE_MS),
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, (int)keepalive_ms),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_CLIENT_KEEPALIVE_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
@@ -84,7 +86,7 @@ void rpc_channel_free(struct rpc_channel *channel)
 	free(channel);
 }
 
-static void call_start(struct rpc_call *call)
+static void call_start(struct rpc_call *call, grpc_metadata *metadata, size_t n)
 {
 	grpc_op op = { .op = GRPC_OP_RECV_STATUS_ON_CLIENT };
 
@@ -99,6 +101,8 @@ static void call_start(struct rpc_call *call)
 		{ .op = GRPC_OP_RECV_INITIAL_METADATA },
 	};
 
+	begin[0].data.send_initial_metadata.metadata = metadata;
+	begin[0].data.send_initial_metadata.count = n;
 	begin[1].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
 	rpc_call_start_batch(call, begin, 2, &call->on_init);
 	rpc_call_start_reading(call);
@@ -108,11 +112,24 @@ int rpc_channel_call(struct rpc_channel *channel, const char *path,
 		     const ProtobufCMessageDescriptor *response, const struct rpc_call_ops *ops,
 		     uint64_t deadline_ms, void *userdata, struct rpc_call **ret_call)
 {
+	return rpc_channel_call_with(channel, path, response, ops, deadline_ms, NULL, 0, userdata,
+				     ret_call);
+}
+
+int rpc_channel_call_with(struct rpc_channel *channel, const char *path,
+			  const ProtobufCMessageDescriptor *response,
+			  const struct rpc_call_ops *ops, uint64_t deadline_ms,
+			  const struct rpc_metadata *metadata, size_t n_metadata, void *userdata,
+			  struct rpc_call **ret_call)
+{
 	gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+	grpc_metadata list[RPC_METADATA_MAX] = { 0 };
 	struct rpc_call *call;
 	grpc_slice method;
 	grpc_call *core;
 
+	if (n_metadata > RPC_METADATA_MAX)
+		return -E2BIG;
 	if (deadline_ms)
 		deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
 					gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
@@ -130,7 +147,16 @@ int rpc_channel_call(struct rpc_channel *channel, const char *path,
 	call->ops = *ops;
 	call->incoming = response;
 	call->userdata = userdata;
-	call_start(call);
+	for (size_t i = 0; i < n_metadata; i++) {
+		list[i].key = grpc_slice_from_copied_string(metadata[i].key);
+		list[i].value = grpc_slice_from_copied_string(metadata[i].value);
+	}
+	call_start(call, list, n_metadata);
+	/* The library has taken references of its own. */
+	for (size_t i = 0; i < n_metadata; i++) {
+		grpc_slice_unref(list[i].key);
+		grpc_slice_unref(list[i].value);
+	}
 	*ret_call = call;
 	return 0;
 }

@@ -25,6 +25,7 @@
 #define RPC_DECODE_MEMORY_MAX (64u << 20)
 /* Open streams of one connection. */
 #define RPC_STREAMS_PER_CONNECTION_MAX 1024
+#define RPC_METADATA_MAX	       4 /* of one call from here */
 #define RPC_CLIENT_KEEPALIVE_MS	       1000
 #define RPC_SERVER_KEEPALIVE_MS	       10000
 #define RPC_SERVER_KEEPALIVE_WAIT_MS   5000

@@ -33,6 +33,7 @@ struct controller_box {
 	struct rpc_method methods[METHODS_MAX];
 	size_t n_methods;
 	uint64_t freezes;
+	uint64_t published; /* the registry's serial up to which the store was told */
 	struct controller_config *reloaded; /* the settings in force are of this file */
 };
 
@@ -78,6 +79,101 @@ static void on_event(void *userdata, uint64_t revision, const struct log_change 
 	}
 }
 
+/* ---- what other controllers say -------------------------------------------------- */
+
+static void session_lost(struct registry_node *node, const struct store_presence *p)
+{
+	if (!node->session)
+		return;
+	if (p->state == STORE_FREE)
+		session_end(node->session, RPC_UNAVAILABLE,
+			    "the node was taken for dead and removed: connect again");
+	else
+		session_end(node->session, RPC_ABORTED,
+			    "a newer session of this node took over at another controller");
+}
+
+static void on_presence(void *userdata, const struct store_presence *p)
+{
+	struct controller *c = userdata;
+	struct registry_node *node = registry_find(c->registry, p->node);
+
+	if (p->reported && registry_reported(c->registry, p->node))
+		feed_completed(c->feed);
+	if (p->ours)
+		return; /* known better here */
+	if (!node && (p->state == STORE_FREE ||
+		      registry_add(c->registry, p->node, controller_now_ms(), &node) < 0))
+		return;
+	session_lost(node, p);
+	node->session_id = p->session;
+	node->lost = p->state == STORE_LOST;
+	snprintf(node->holder, sizeof(node->holder), "%s", p->controller);
+	registry_elsewhere(c->registry, node, p->state == STORE_ALIVE, controller_now_ms());
+	if (p->state == STORE_FREE && !log_find_live(c->log, LOG_NODE, 0, p->node, NULL, NULL))
+		registry_remove(c->registry, node);
+}
+
+static void on_draining(void *userdata, const char *name, bool on)
+{
+	struct controller *c = userdata;
+	struct registry_node *node = registry_find(c->registry, name);
+
+	if (node)
+		registry_set_draining(c->registry, node, on);
+}
+
+static void on_lost(void *userdata, const char *why)
+{
+	struct controller *c = userdata;
+
+	if (c->again)
+		return;
+	log_error("beginning anew from the store: %s", why);
+	c->again = true;
+}
+
+/* The others hear of it when an agent falls silent here, or is heard again. */
+static void registry_publish(struct controller_box *box)
+{
+	struct controller *c = &box->c;
+	struct registry_node *node = registry_changed_after(c->registry, box->published);
+
+	if (!store_is_shared(c->store))
+		return;
+	for (; node; node = TAILQ_NEXT(node, by_serial)) {
+		bool silent = !registry_is_alive(node);
+
+		if (node->elsewhere || node->holder[0] || !node->session_id ||
+		    node->published == silent)
+			continue;
+		node->published = silent;
+		store_publish(c->store, node->name, node->session_id, !silent);
+	}
+	box->published = registry_serial(c->registry);
+}
+
+/* A controller that cannot follow the store has no business with agents; what
+ * they did meanwhile it does not know, so silence so far proves nothing. */
+static void store_turn(struct controller *c, uint64_t now_ms)
+{
+	bool serving;
+
+	store_dispatch(c->store, now_ms);
+	serving = store_is_serving(c->store, now_ms);
+	if (serving == c->serving || !c->server)
+		return;
+	c->serving = serving;
+	rpc_server_set_serving(c->server, serving && !c->draining);
+	if (serving) {
+		log_info("the store answers again");
+		registry_hold_again(c->registry, now_ms);
+		return;
+	}
+	log_error("the store makes no progress: agents have to go elsewhere");
+	sessions_shed(c->sessions, "this controller has lost its store: connect elsewhere");
+}
+
 /* ---- removal ---------------------------------------------------------------------- */
 
 struct removal {
@@ -106,7 +202,7 @@ void controller_expire(struct controller *c, struct registry_node *node)
 	struct log_node *log_node = log_node_find(c->log, node->name);
 	_cleanup_free_ struct log_change *changes = NULL;
 	struct removal *removal = calloc(1, sizeof(*removal));
-	struct store_txn txn = { .session = node->session_id };
+	struct store_txn txn = { .session = node->session_id, .removes_node = true };
 	struct log_row *row;
 	size_t n = 0;
 
@@ -154,13 +250,14 @@ static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
 		store_complete(c->store);
 		feed_completed(c->feed);
 	}
+	registry_publish(box);
 	if (registry_freezes(c->registry) != box->freezes) {
 		box->freezes = registry_freezes(c->registry);
 		log_error("many nodes are silent at once, removals wait for one more hold time "
 			  "silent=%zu nodes=%zu",
 			  registry_stale_count(c->registry), registry_count(c->registry));
 	}
-	while (!c->draining && (node = registry_expired(c->registry, now_ms)))
+	while (!c->draining && c->serving && (node = registry_expired(c->registry, now_ms)))
 		controller_expire(c, node);
 	return registry_next_ms(c->registry);
 }
@@ -175,7 +272,9 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	struct controller_box *box = (struct controller_box *)c;
 	uint64_t next;
 
-	store_dispatch(c->store, now_ms);
+	store_turn(c, now_ms);
+	if (c->again && !c->draining)
+		controller_drain(c, "this controller begins anew: connect elsewhere");
 	next = earlier(store_next_ms(c->store), registry_turn(box, now_ms));
 	if (!box->c.mesh)
 		return next;
@@ -352,7 +451,8 @@ DEFINE_CLEANUP(struct controller *, controller_free)
 int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
 		   struct controller **ret_controller, char why[CONTROLLER_WHY_MAX])
 {
-	static const struct store_events events = { on_event };
+	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
+	const struct store_options options = { .spec = config->store, .rpc = rpc };
 	struct controller_box *box = calloc(1, sizeof(*box));
 	_cleanup_(controller_free_p)
 	struct controller *c = box ? &box->c : NULL;
@@ -364,7 +464,8 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 		return -ENOMEM;
 	c->config = config;
 	c->rpc = rpc;
-	r = store_open(config->store, &events, c, &c->store, store_why);
+	c->serving = true;
+	r = store_open(&options, &events, c, &c->store, store_why);
 	if (r < 0) {
 		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
 		return r;

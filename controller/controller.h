@@ -47,6 +47,10 @@ struct controller {
 	struct queries *queries;
 	struct controller_counters counters;
 	bool draining, stopped, failed;
+	/* What it knows of the store is no longer true: it drains, and after it
+	 * stopped a new one has to begin from what the store says. */
+	bool again;
+	bool serving; /* the store makes progress */
 };
 
 /* Binds and serves. The configuration and the runtime must outlive it; ret_ports

@@ -103,12 +103,15 @@ static void reload(struct controller *c, const char *path)
 		log_info("the settings of segments were reloaded file=%s", path);
 }
 
-static int run(const struct controller_config *config, const char *path, struct signals *signals)
+/* One life; *ret_again: another one is to follow. */
+static int run(const struct controller_config *config, const char *path, struct signals *signals,
+	       bool *ret_again)
 {
 	char why[CONTROLLER_WHY_MAX];
 	struct controller *c = NULL;
 	int r = controller_new(config, signals->rpc, NULL, &c, why);
 
+	*ret_again = false;
 	if (r < 0)
 		return fail(why);
 	log_info("serving listen=%s store=%s", config->listen[0], config->store);
@@ -123,6 +126,7 @@ static int run(const struct controller_config *config, const char *path, struct 
 		rpc_poll(signals->rpc, controller_turn(c, controller_now_ms()));
 	}
 	r = c->failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	*ret_again = c->again && !c->failed && !signals->stop;
 	controller_free(c);
 	return r;
 }
@@ -137,6 +141,7 @@ int main(int argc, char **argv)
 	struct arguments a = { 0 };
 	char why[CONFIG_WHY_MAX];
 	pthread_t thread;
+	bool again;
 	int r;
 
 	argp_err_exit_status = EXIT_USAGE;
@@ -157,7 +162,9 @@ int main(int argc, char **argv)
 	rpc_set_log(on_library_log);
 	if (rpc_new(&signals.rpc) < 0 || pthread_create(&thread, NULL, signals_wait, &signals))
 		return fail("cannot start the RPC runtime");
-	r = run(config, a.config, &signals);
+	do
+		r = run(config, a.config, &signals, &again);
+	while (again);
 	signals.quit = true;
 	pthread_kill(thread, SIGTERM);
 	pthread_join(thread, NULL);

@@ -5,24 +5,40 @@
 
 #include "controller/mesh_internal.h"
 
+static void commit_answer(struct wait *w, int result, const ProtobufCMessage *answer)
+{
+	if (result < 0)
+		wait_fail(w, RPC_UNAVAILABLE, "the store failed: try again");
+	else
+		wait_reply(w, answer);
+	if (--w->in_flight == 0 && !w->call)
+		wait_free(w);
+}
+
+static void drain_committed(void *userdata, int result, uint64_t revision)
+{
+	Mcmesh__V1__DrainNodeResponse a = MCMESH__V1__DRAIN_NODE_RESPONSE__INIT;
+	struct wait *w = userdata;
+
+	a.revision = revision;
+	commit_answer(w, result, &a.base);
+}
+
 void mesh_drain_node(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Mcmesh__V1__DrainNodeRequest *q = (const Mcmesh__V1__DrainNodeRequest *)message;
-	Mcmesh__V1__DrainNodeResponse a = MCMESH__V1__DRAIN_NODE_RESPONSE__INIT;
 	struct wait *w = wait_of(call);
-	struct registry_node *node;
 
 	if (!wait_is_request(w, message))
 		return;
-	node = registry_find(w->c->registry, q->node);
-	if (!node) {
+	if (!registry_find(w->c->registry, q->node)) {
 		wait_fail(w, RPC_NOT_FOUND,
 			  "no agent ever announced this node: see mcmeshctl node list");
 		return;
 	}
-	registry_set_draining(w->c->registry, node, !q->cancel);
-	a.revision = log_revision(w->c->log);
-	wait_reply(w, &a.base);
+	w->kind = WAIT_COMMIT;
+	w->in_flight++;
+	store_drain(w->c->store, q->node, !q->cancel, drain_committed, w);
 }
 
 static void static_committed(void *userdata, int result, uint64_t revision)
@@ -32,12 +48,7 @@ static void static_committed(void *userdata, int result, uint64_t revision)
 	struct wait *w = userdata;
 
 	a.revision = revision;
-	if (result < 0)
-		wait_fail(w, RPC_UNAVAILABLE, "the store failed: try again");
-	else
-		wait_reply(w, &a.base);
-	if (--w->in_flight == 0 && !w->call)
-		wait_free(w);
+	commit_answer(w, result, &a.base);
 }
 
 static void static_commit(struct wait *w, const struct log_change *change)

@@ -460,7 +460,8 @@ static void reports_run(struct session *s)
 	while (!s->committing && s->state == SESSION_ACTIVE && (p = TAILQ_FIRST(&s->reports))) {
 		txn = (struct store_txn){ .node = s->name,
 					  .session = s->id,
-					  .sequence = p->sequence };
+					  .sequence = p->sequence,
+					  .reported = p->full };
 		if (report_diff(p->report, s->c->log, s->name, p->full, &txn.changes,
 				&txn.n_changes) < 0) {
 			session_end(s, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
@@ -593,7 +594,11 @@ static void sync_message(struct rpc_call *call, const ProtobufCMessage *message)
 
 	if (s->state == SESSION_ENDED)
 		return;
-	if (!m)
+	/* Also the first thing that a process does which was stopped for long. */
+	if (!store_is_serving(s->c->store, controller_now_ms()))
+		session_end(s, RPC_UNAVAILABLE,
+			    "this controller has lost its store: connect elsewhere");
+	else if (!m)
 		session_end(s, RPC_OK, "");
 	else if (m->message_case == MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO)
 		on_hello(s, m->hello);
@@ -691,6 +696,16 @@ void sessions_drain(struct sessions *ss, const char *reason)
 		next = TAILQ_NEXT(s, all);
 		if (s->state == SESSION_ACTIVE)
 			session_send(s, &m);
+		session_end(s, RPC_UNAVAILABLE, reason);
+	}
+}
+
+void sessions_shed(struct sessions *ss, const char *reason)
+{
+	struct session *s, *next;
+
+	for (s = TAILQ_FIRST(&ss->all); s; s = next) {
+		next = TAILQ_NEXT(s, all);
 		session_end(s, RPC_UNAVAILABLE, reason);
 	}
 }

@@ -7,6 +7,11 @@
  *	STALE ── hold_ms of silence ─────────────────────────────────► removed
  *	draining, and its session has ended ─────────────────────────► removed
  *
+ * Where several controllers share a store, a node whose agent another one hears
+ * is CONNECTED (elsewhere), and nothing ages here; when that controller says
+ * that the agent fell silent, or vanishes itself, the node is STALE from that
+ * moment on this machine's clock. No time of another machine is used.
+ *
  * Draining is a mark beside the state: traffic goes on, only the hold is
  * skipped when the session ends. It ends with the node, so a node that was
  * drained, upgraded and started again comes back as any other.
@@ -37,7 +42,8 @@ struct registry {
 	uint64_t start_ms;
 	struct registry_node *nodes;
 	struct registry_nodes connected, stale; /* by heard_ms */
-	struct registry_nodes changed;		/* by serial */
+	struct registry_nodes elsewhere;
+	struct registry_nodes changed; /* by serial */
 	struct registry_nodes draining;
 	size_t n_stale;
 	uint64_t serial;
@@ -59,6 +65,7 @@ int registry_new(const struct registry_options *options, uint64_t now_ms,
 	r->start_ms = now_ms;
 	TAILQ_INIT(&r->connected);
 	TAILQ_INIT(&r->stale);
+	TAILQ_INIT(&r->elsewhere);
 	TAILQ_INIT(&r->changed);
 	TAILQ_INIT(&r->draining);
 	*ret_registry = r;
@@ -131,13 +138,17 @@ void registry_touch(struct registry *r, struct registry_node *node)
 
 static struct registry_nodes *list_of(struct registry *r, const struct registry_node *node)
 {
+	if (node->elsewhere)
+		return &r->elsewhere;
 	return node->state == REGISTRY_STALE ? &r->stale : &r->connected;
 }
 
 /* The one place where the state changes. */
-static void set_state(struct registry *r, struct registry_node *node, enum registry_state state)
+static void set_state(struct registry *r, struct registry_node *node, enum registry_state state,
+		      bool elsewhere)
 {
 	TAILQ_REMOVE(list_of(r, node), node, by_heard);
+	node->elsewhere = elsewhere;
 	if (node->state != state) {
 		if (state == REGISTRY_STALE)
 			r->n_stale++;
@@ -188,15 +199,25 @@ void registry_remove(struct registry *r, struct registry_node *node)
 void registry_heard(struct registry *r, struct registry_node *node, uint64_t now_ms)
 {
 	node->heard_ms = now_ms;
-	set_state(r, node, REGISTRY_CONNECTED);
+	set_state(r, node, REGISTRY_CONNECTED, false);
 }
 
 void registry_connect(struct registry *r, struct registry_node *node, void *session,
 		      uint64_t now_ms)
 {
 	node->session = session;
-	node->removing = false;
+	node->removing = node->lost = node->published = false;
+	node->holder[0] = 0;
 	registry_heard(r, node, now_ms);
+}
+
+void registry_elsewhere(struct registry *r, struct registry_node *node, bool alive, uint64_t now_ms)
+{
+	if (alive || node->elsewhere)
+		node->heard_ms = now_ms;
+	if (alive)
+		node->removing = false;
+	set_state(r, node, alive ? REGISTRY_CONNECTED : REGISTRY_STALE, alive);
 }
 
 void registry_disconnect(struct registry *r, struct registry_node *node)
@@ -253,7 +274,7 @@ bool registry_tick(struct registry *r, uint64_t now_ms)
 
 	while ((node = TAILQ_FIRST(&r->connected)) &&
 	       now_ms >= deadline(node->heard_ms, r->options.stale_ms))
-		set_state(r, node, REGISTRY_STALE);
+		set_state(r, node, REGISTRY_STALE, false);
 
 	if (!is_mass_silence(r)) {
 		r->frozen = false;
@@ -278,7 +299,7 @@ struct registry_node *registry_expired(const struct registry *r, uint64_t now_ms
 
 	TAILQ_FOREACH(node, &r->draining, by_drain)
 	{
-		if (!node->session && !node->removing)
+		if (!node->session && !node->removing && !node->elsewhere && !node->lost)
 			return node;
 	}
 	return r->frozen ? NULL : first_due(r, now_ms);

@@ -16,6 +16,7 @@
 #define REGISTRY_NAME_MAX    64 /* with NUL; RFC 1123 label length */
 #define REGISTRY_VERSION_MAX 64
 #define REGISTRY_NODES_MAX   16384
+#define REGISTRY_HOLDER_MAX  128
 /* Mass silence: at least so many nodes, and more than one in five of all. */
 #define REGISTRY_FREEZE_MIN   3
 #define REGISTRY_FREEZE_SHARE 5
@@ -35,7 +36,13 @@ struct registry_node {
 	char version[REGISTRY_VERSION_MAX];
 	enum registry_state state;
 	bool draining;
-	bool removing; /* its withdrawal is on the way to the store */
+	/* Another controller hears its agent: silence here says nothing. */
+	bool elsewhere;
+	/* Its controller vanished with its session: no end of a drain. */
+	bool lost;
+	bool published;			  /* the store was told that it is silent */
+	char holder[REGISTRY_HOLDER_MAX]; /* the other controller; "": none */
+	bool removing;			  /* its withdrawal is on the way to the store */
 	uint64_t heard_ms;
 	uint64_t serial; /* grows with each visible change of any node */
 	void *session;	 /* the open stream, if any */
@@ -71,6 +78,10 @@ void registry_remove(struct registry *registry, struct registry_node *node);
 void registry_connect(struct registry *registry, struct registry_node *node, void *session,
 		      uint64_t now_ms);
 void registry_heard(struct registry *registry, struct registry_node *node, uint64_t now_ms);
+/* What another controller says of it: its agent lives there, or does not any
+ * more, and then its hold time begins now. */
+void registry_elsewhere(struct registry *registry, struct registry_node *node, bool alive,
+			uint64_t now_ms);
 void registry_disconnect(struct registry *registry, struct registry_node *node);
 void registry_set_draining(struct registry *registry, struct registry_node *node, bool on);
 /* Something else that watchers show has changed. */

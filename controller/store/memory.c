@@ -24,8 +24,9 @@ struct memory {
 	uint64_t last_session;
 };
 
-static int memory_open(const char *rest, const struct store_events *events, void *userdata,
-		       struct store **ret_store, char why[STORE_WHY_MAX])
+static int memory_open(const struct store_options *options, const char *rest,
+		       const struct store_events *events, void *userdata, struct store **ret_store,
+		       char why[STORE_WHY_MAX])
 {
 	struct memory *m = calloc(1, sizeof(*m));
 

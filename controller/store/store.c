@@ -9,18 +9,21 @@
 
 static const struct store_ops *const backends[] = { &store_memory_ops };
 
-int store_open(const char *spec, const struct store_events *events, void *userdata,
-	       struct store **ret_store, char why[STORE_WHY_MAX])
+int store_open(const struct store_options *options, const struct store_events *events,
+	       void *userdata, struct store **ret_store, char why[STORE_WHY_MAX])
 {
+	const char *spec = options->spec;
+
 	for (size_t i = 0; i < ARRAY_SIZE(backends); i++) {
 		size_t len = strlen(backends[i]->scheme);
 
 		if (strncmp(spec, backends[i]->scheme, len) != 0)
 			continue;
 		if (spec[len] == '\0')
-			return backends[i]->open("", events, userdata, ret_store, why);
+			return backends[i]->open(options, "", events, userdata, ret_store, why);
 		if (spec[len] == ':')
-			return backends[i]->open(spec + len + 1, events, userdata, ret_store, why);
+			return backends[i]->open(options, spec + len + 1, events, userdata,
+						 ret_store, why);
 	}
 	snprintf(why, STORE_WHY_MAX, "store \"%.64s\" is not known: use \"memory\"", spec);
 	return -EINVAL;
@@ -66,6 +69,29 @@ void store_forget(struct store *store, uint64_t floor)
 		store->ops->forget(store, floor);
 }
 
+bool store_is_shared(const struct store *store)
+{
+	return store->ops->publish;
+}
+
+void store_publish(struct store *store, const char *node, uint64_t session, bool alive)
+{
+	if (store->ops->publish)
+		store->ops->publish(store, node, session, alive);
+}
+
+/* A store of one controller need not keep it: the mark ends with the process. */
+void store_drain(struct store *store, const char *node, bool on, store_commit_done *done,
+		 void *userdata)
+{
+	if (store->ops->drain) {
+		store->ops->drain(store, node, on, done, userdata);
+		return;
+	}
+	store->events.on_draining(store->userdata, node, on);
+	done(userdata, 0, store->revision);
+}
+
 void store_complete(struct store *store)
 {
 	if (store->is_fresh && store->ops->complete)
@@ -88,6 +114,24 @@ int store_replace(struct store *store, const struct log_change *changes, size_t 
 		 "sqlite:PATH",
 		 store->ops->scheme);
 	return -ENOTSUP;
+}
+
+bool store_is_serving(const struct store *store, uint64_t now_ms)
+{
+	return !store->ops->is_serving || store->ops->is_serving(store, now_ms);
+}
+
+void store_ahead(struct store *store, uint64_t revision)
+{
+	if (store->ops->ahead)
+		store->ops->ahead(store, revision);
+}
+
+const char *const *store_controllers(struct store *store)
+{
+	static const char *const none[] = { NULL };
+
+	return store->ops->controllers ? store->ops->controllers(store) : none;
 }
 
 size_t store_batch(const struct log_change *changes, size_t n)

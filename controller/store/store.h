@@ -35,11 +35,44 @@
 #define STORE_INSTANCE_LEN 16
 
 struct store;
+struct rpc;
+struct store_etcd_options;
+
+/* Who holds a node's session, where several controllers share the store. */
+enum store_state {
+	STORE_FREE,   /* nobody: it never was, or was removed */
+	STORE_ALIVE,  /* a living controller hears its agent */
+	STORE_SILENT, /* a living controller does not hear it any more */
+	STORE_LOST,   /* its controller is gone */
+};
+
+struct store_presence {
+	const char *node;
+	enum store_state state;
+	bool ours;		/* the session was taken here */
+	const char *controller; /* where the holder can be asked; "": nobody holds it */
+	uint64_t session;
+	bool reported; /* its members are all in the log of this epoch */
+};
 
 struct store_events {
 	/* One revision: the rows it changed. */
 	void (*on_event)(void *userdata, uint64_t revision, const struct log_change *changes,
 			 size_t n);
+	/* Only from stores that controllers share. */
+	void (*on_presence)(void *userdata, const struct store_presence *presence);
+	void (*on_draining)(void *userdata, const char *node, bool on);
+	/* What is known of the log is no longer true, or another epoch has begun:
+	 * the controller has to begin anew. */
+	void (*on_lost)(void *userdata, const char *why);
+};
+
+struct store_options {
+	const char *spec;
+	/* For stores in the network; may be NULL. */
+	struct rpc *rpc;
+	const char *advertise; /* this controller's name and address for the others; or NULL */
+	const struct store_etcd_options *etcd;
 };
 
 struct store_session {
@@ -62,17 +95,23 @@ struct store_txn {
 	const char *node;
 	uint64_t session;  /* must be the node's newest; 0: not fenced (operator) */
 	uint64_t sequence; /* 0: not a report */
+	bool reported;	   /* with it the node's members are all in the log */
+	/* The node goes: valid only while its session, or its lack of one, is as it
+	 * is now; what the store knows of its instance goes too. */
+	bool removes_node;
 	const struct log_change *changes;
 	size_t n_changes;
 };
 
-/* 0 with the revision at or before which all of it is in; -ESTALE: fenced. */
+/* 0 with the revision at or before which all of it is in; -ESTALE: fenced. A
+ * failed commit may be in, in part: the same again is harmless. */
 typedef void store_commit_done(void *userdata, int result, uint64_t revision);
 
 struct store_ops {
 	const char *scheme; /* "memory" */
-	int (*open)(const char *rest, const struct store_events *events, void *userdata,
-		    struct store **ret_store, char why[STORE_WHY_MAX]);
+	int (*open)(const struct store_options *options, const char *rest,
+		    const struct store_events *events, void *userdata, struct store **ret_store,
+		    char why[STORE_WHY_MAX]);
 	void (*close)(struct store *store);
 	int (*load)(struct store *store, char why[STORE_WHY_MAX]);
 	void (*session)(struct store *store, const struct store_session *request,
@@ -93,6 +132,19 @@ struct store_ops {
 	 * on the disk when it returns. NULL: nothing would be left of it. */
 	int (*replace)(struct store *store, const struct log_change *changes, size_t n,
 		       char why[STORE_WHY_MAX]);
+
+	/* The rest is for stores that controllers share; NULL elsewhere. */
+
+	/* What the holder of a node's session hears of its agent. */
+	void (*publish)(struct store *store, const char *node, uint64_t session, bool alive);
+	void (*drain)(struct store *store, const char *node, bool on, store_commit_done *done,
+		      void *userdata);
+	/* Does the store take part in the mesh's progress? */
+	bool (*is_serving)(const struct store *store, uint64_t now_ms);
+	/* An agent says that it is at this revision of our epoch, and we are not. */
+	void (*ahead)(struct store *store, uint64_t revision);
+	/* Where the other living controllers can be asked; NULL-terminated, borrowed. */
+	const char *const *(*controllers)(struct store *store);
 };
 
 struct store {
@@ -100,7 +152,7 @@ struct store {
 	struct store_events events;
 	void *userdata;
 	uint8_t epoch[EPOCH_LEN];
-	uint64_t revision; /* the newest */
+	uint64_t revision; /* everything up to here is in the log */
 	uint64_t floor;	   /* deletions after it are all there */
 	/* Agents may know members that the log does not: its epoch began with this
 	 * process, or earlier but was never complete. */
@@ -114,13 +166,15 @@ struct store {
 extern const struct store_ops store_memory_ops;
 
 /* 0, or -errno with a sentence. */
-int store_open(const char *spec, const struct store_events *events, void *userdata,
-	       struct store **ret_store, char why[STORE_WHY_MAX]);
+int store_open(const struct store_options *options, const struct store_events *events,
+	       void *userdata, struct store **ret_store, char why[STORE_WHY_MAX]);
 void store_close(struct store *store);
 
 /* Before the first commit: what is there already, as events. 0, or -errno with a
  * sentence. */
 int store_load(struct store *store, char why[STORE_WHY_MAX]);
+/* Has it more than one controller? */
+bool store_is_shared(const struct store *store);
 void store_session(struct store *store, const struct store_session *request,
 		   store_session_done *done, void *userdata);
 void store_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
@@ -133,6 +187,12 @@ void store_complete(struct store *store);
 int store_renew(struct store *store);
 int store_replace(struct store *store, const struct log_change *changes, size_t n,
 		  char why[STORE_WHY_MAX]);
+void store_publish(struct store *store, const char *node, uint64_t session, bool alive);
+void store_drain(struct store *store, const char *node, bool on, store_commit_done *done,
+		 void *userdata);
+bool store_is_serving(const struct store *store, uint64_t now_ms);
+void store_ahead(struct store *store, uint64_t revision);
+const char *const *store_controllers(struct store *store);
 
 /* How many of the changes make the next revision: a bounded, non-empty batch. */
 size_t store_batch(const struct log_change *changes, size_t n);

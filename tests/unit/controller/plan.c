@@ -338,14 +338,18 @@ static int open_session(struct store *store, uint8_t instance, uint64_t start, u
 
 Test(memory, sessions_are_fenced)
 {
-	static const struct store_events ops = { on_event };
+	static const struct store_events ops = { .on_event = on_event };
 	struct log_change c = member("n1", 1, false);
-	struct store_txn txn = { "n1", 0, 1, &c, 1 };
+	struct store_txn txn = { .node = "n1", .sequence = 1, .changes = &c, .n_changes = 1 };
 	char why[STORE_WHY_MAX];
 	struct store *store;
 
-	cr_assert_eq(store_open("nonsense", &ops, NULL, &store, why), -EINVAL);
-	cr_assert_eq(store_open("memory", &ops, NULL, &store, why), 0);
+	cr_assert_eq(
+		store_open(&(struct store_options){ .spec = "nonsense" }, &ops, NULL, &store, why),
+		-EINVAL);
+	cr_assert_eq(
+		store_open(&(struct store_options){ .spec = "memory" }, &ops, NULL, &store, why),
+		0);
 	cr_assert_eq(open_session(store, 1, 1, 1, false), 0);
 	txn.session = session_id;
 	store_commit(store, &txn, on_commit, NULL);
