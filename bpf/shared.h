@@ -74,7 +74,7 @@ struct dp_list {
 	__u32 next; /* chunk, or 0 */
 	__u16 n_ports;
 	__u16 n_remotes;
-	__u32 pad;
+	__u32 routers; /* bit i: entry i is here only because it gets every group; the agent's own */
 	__u32 entry[DP_LIST_ENTRIES]; /* numbers of ports, then of remotes */
 };
 
@@ -92,7 +92,8 @@ struct dp_segment {
 	__u32 id;
 	__u8 unregistered;
 	__u8 link_local_remote;
-	__u8 pad[2];
+	__u8 routers_within; /* the agent's own */
+	__u8 pad;
 	__u64 revision;
 };
 
@@ -163,6 +164,7 @@ DP_ASSERT_SIZE(struct dp_list, 56 + 4 * DP_LIST_ENTRIES);
 DP_ASSERT_OFFSET(struct dp_list, seq, 40);
 DP_ASSERT_OFFSET(struct dp_list, n_ports, 48);
 DP_ASSERT_OFFSET(struct dp_list, entry, 56);
+_Static_assert(DP_LIST_ENTRIES <= 32, "bits of dp_list.routers");
 DP_ASSERT_SIZE(struct dp_port, 16);
 DP_ASSERT_SIZE(struct dp_segment, 16);
 DP_ASSERT_OFFSET(struct dp_segment, revision, 8);

@@ -15,7 +15,8 @@
  *   limits: { groups_per_node: 65536, sources_per_member: 1024, agents: 10000, watchers: 256 }
  *   defaults:                 # settings of every segment; what is absent: the agent's
  *     { link_local_across_nodes: off, unregistered: drop, fast_leave: off, querier: on,
- *       querier_guard: off, require_router_alert: off, query_interval_ms: 125000,
+ *       querier_guard: off, require_router_alert: off, router_ports_across_nodes: on,
+ *       proxy: on, query_interval_ms: 125000,
  *       query_response_interval_ms: 10000, robustness: 2,
  *       last_member_query_interval_ms: 1000, max_groups_per_port: 4096,
  *       max_sources_per_group: 1024, max_hosts_per_group: 256,

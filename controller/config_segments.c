@@ -41,6 +41,7 @@ static const cyaml_strval_t unregistered[] = {
 	SWITCH(type, path, link_local_across_nodes), SWITCH(type, path, fast_leave),            \
 		SWITCH(type, path, querier), SWITCH(type, path, querier_guard),                 \
 		SWITCH(type, path, require_router_alert),                                       \
+		SWITCH(type, path, router_ports_across_nodes), SWITCH(type, path, proxy),       \
 		CYAML_FIELD_ENUM("unregistered", STRICT, type, path unregistered, unregistered, \
 				 ARRAY_SIZE(unregistered)),                                     \
 		NUMBER(type, path, query_interval_ms),                                          \

@@ -133,7 +133,7 @@ static Mcmesh__V1__Group *group_take(struct arena *arena, struct log_row *row,
 	g = arena_alloc(arena, sizeof(*g));
 	mcmesh__v1__group__init(g);
 	g->segment = row->key.segment;
-	g->group = wire_addr(arena, &row->key.group);
+	g->group = wire_group(arena, &row->key.group);
 	g->nodes = arena_alloc(arena, n * sizeof(*g->nodes));
 	for (r = row; r && same_group(r, row); r = r->next[0]) {
 		if (!r->deleted)
@@ -209,7 +209,7 @@ void mesh_list_static(struct rpc_call *call, const ProtobufCMessage *message)
 		mcmesh__v1__static_member__init(m);
 		m->node = row->node->name;
 		m->port = row->key.port;
-		m->group = wire_addr(&arena, &row->key.group);
+		m->group = wire_group(&arena, &row->key.group);
 		m->mode = wire_mode(&row->filter);
 		m->n_sources = row->filter.n_sources;
 		m->sources = wire_sources(&arena, &row->filter);

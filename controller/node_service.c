@@ -485,7 +485,9 @@ static int row_take(struct session *s, struct report *report, const Mcmesh__V1__
 	    !log_segment_get(s->c->log, m->segment))
 		return report_refuse(report, m->segment, &group,
 				     "the segment is not one that the mesh can have");
-	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 || !addr_is_multicast(&group))
+	/* The null group stands for every group. */
+	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
+	    !(addr_is_multicast(&group) || addr_is_null(&group)))
 		return report_refuse(report, m->segment, &group, "not a multicast group");
 	if (m->deleted)
 		return report_delete(report, m->segment, &group);

@@ -168,6 +168,8 @@ static Mcmesh__V1__ConfigChange *config_change(struct arena *arena, const struct
 	to->unregistered = from->unregistered;
 	to->fast_leave = from->fast_leave;
 	to->querier = from->querier;
+	to->router_ports_across_nodes = from->router_ports_across_nodes;
+	to->proxy = from->proxy;
 	to->querier_guard = from->querier_guard;
 	to->require_router_alert = from->require_router_alert;
 	to->query_interval_ms = from->query_interval_ms;
@@ -212,6 +214,11 @@ char *wire_addr(struct arena *arena, const struct addr *a)
 	return (char *)addr_format(a, arena_alloc(arena, ADDR_TEXT_MAX));
 }
 
+char *wire_group(struct arena *arena, const struct addr *a)
+{
+	return addr_is_null(a) ? (char *)"*" : wire_addr(arena, a);
+}
+
 char **wire_sources(struct arena *arena, const struct filter *f)
 {
 	char **texts;
@@ -230,7 +237,7 @@ Mcmesh__V1__Member *wire_member(struct arena *arena, const struct log_row *row)
 
 	mcmesh__v1__member__init(m);
 	m->segment = row->key.segment;
-	m->group = wire_addr(arena, &row->key.group);
+	m->group = wire_group(arena, &row->key.group);
 	m->node = row->node->name;
 	m->mode = wire_mode(&row->filter);
 	m->n_sources = row->filter.n_sources;

@@ -30,6 +30,9 @@ Mcmesh__V1__Change *wire_change(struct arena *arena, const struct log_row *row);
 
 Mcmesh__V1__Member *wire_member(struct arena *arena, const struct log_row *row);
 char *wire_addr(struct arena *arena, const struct addr *a);
+
+/* The null group, which stands for every group: "*". */
+char *wire_group(struct arena *arena, const struct addr *group);
 char **wire_sources(struct arena *arena, const struct filter *filter);
 
 Mcmesh__V1__Filter__Mode wire_mode(const struct filter *filter);

@@ -29,11 +29,12 @@ static int adopt_segment(const struct datapath_segment *segment, void *userdata)
 {
 	struct agent *a = userdata;
 
-	/* Segment 0 has the settings, which are not in the maps: a snapshot of it. */
+	/* Segment 0 has the settings, of which the maps keep only some: a snapshot of it. */
 	if (!segment->id || !agent_has_segment(a, segment->id))
 		return 0;
 	mirror_seed_revision(a->mirror, segment->id, segment->revision);
-	return 0;
+	fib_routers_across(a->fib, segment->id, !segment->routers_within);
+	return settings_seed(a->settings, segment);
 }
 
 static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
@@ -94,6 +95,7 @@ static int stale_port(const struct datapath_port *port, void *userdata)
 	return 0;
 }
 
+/* They stay router ports for one other-querier interval, like after a query. */
 static int router_restore(const struct datapath_route *route, void *userdata)
 {
 	struct agent *a = userdata;
@@ -103,16 +105,6 @@ static int router_restore(const struct datapath_route *route, void *userdata)
 	for (size_t i = 0; i < route->n_ports; i++)
 		gmp_port_restore_router(a->gmp, route->ports[i], agent_now_ms(), &a->fx);
 	return 0;
-}
-
-/* They stay router ports for one other-querier interval, like after a query.
- * Being in every entry, they come back as any-source members of every group
- * too, for one membership interval: more than asked for, but nothing is cut. */
-static void routers_restore(struct agent *a)
-{
-	datapath_routes_walk(a->datapath, router_restore, a);
-	for (size_t i = 0; i < a->config->n_ports; i++)
-		agent_routers_write(a, a->config->ports[i].segment);
 }
 
 /* Ports that the previous agent had and that are no more, or no longer ours. */
@@ -129,7 +121,7 @@ void agent_adopt_finish(struct agent *a)
 		filter_deinit(&saved->filter);
 		free(saved);
 	}
-	routers_restore(a);
+	datapath_routes_walk(a->datapath, router_restore, a);
 	agent_effects_run(a);
 	fib_flush(a->fib);
 	for (;;) {

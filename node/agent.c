@@ -259,28 +259,6 @@ static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 	}
 }
 
-void agent_routers_write(struct agent *a, uint32_t segment)
-{
-	uint32_t *ports = calloc(HASH_COUNT(a->ports) + 1, sizeof(*ports));
-	struct datapath_route route = {
-		.kind = DATAPATH_ROUTE_ROUTERS,
-		.segment = segment,
-		.ports = ports,
-	};
-	struct agent_port *port, *next;
-
-	if (!ports)
-		return;
-	HASH_ITER (hh, a->ports, port, next) {
-		if (port->in_engine && port->segment == segment &&
-		    gmp_port_is_router(a->gmp, port->ifindex))
-			ports[route.n_ports++] = port->ifindex;
-	}
-	if (datapath_route_set(a->datapath, &route) < 0)
-		log_warning("The router ports could not be written. segment=%u", segment);
-	free(ports);
-}
-
 static void router_effect(struct agent *a, const struct gmp_fx_item *item)
 {
 	struct agent_port *port = agent_port_find(a, item->port);
@@ -290,7 +268,6 @@ static void router_effect(struct agent *a, const struct gmp_fx_item *item)
 	log_info("Port %s a router port. port=%s", item->on ? "is" : "is no longer", port->name);
 	if (fib_router_set(a->fib, port->segment, port->ifindex, item->on) < 0)
 		log_error("A router port could not be taken: out of memory. port=%s", port->name);
-	agent_routers_write(a, port->segment);
 	agent_watch_port(a, port, false);
 }
 

@@ -33,6 +33,7 @@ struct agent_port {
 	uint32_t ifindex; /* key; also the engine's port number */
 	char name[IFNAMSIZ];
 	uint32_t segment;
+	enum gmp_router router; /* as configured */
 	uint32_t bridge;
 	uint32_t generation;
 	uint8_t mac[6];
@@ -117,9 +118,6 @@ void agent_effects_run(struct agent *agent);
 /* Before the ports are known, and after. */
 int agent_adopt(struct agent *agent);
 void agent_adopt_finish(struct agent *agent);
-
-/* Writes the list of the segment's router ports. */
-void agent_routers_write(struct agent *agent, uint32_t segment);
 
 /* Does a port pattern name the segment? */
 bool agent_has_segment(const struct agent *agent, uint32_t segment);

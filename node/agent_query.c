@@ -68,7 +68,7 @@ static Mcmesh__V1__Route *route_new(const struct agent *a, const struct datapath
 		return NULL;
 	mcmesh__v1__route__init(row);
 	row->segment = route->segment;
-	row->group = strdup(addr_format(&route->group, text));
+	row->group = strdup(addr_is_null(&route->group) ? "*" : addr_format(&route->group, text));
 	row->source =
 		strdup(addr_is_null(&route->source) ? "*" : addr_format(&route->source, text));
 	row->ports = calloc(route->n_ports + 1, sizeof(*row->ports));
@@ -98,7 +98,11 @@ static int read_route(const struct datapath_route *route, void *userdata)
 {
 	struct read *r = userdata;
 
-	if (route->kind != DATAPATH_ROUTE_GROUP || (r->segment && route->segment != r->segment) ||
+	bool routers = route->kind == DATAPATH_ROUTE_ROUTERS && route->n_ports + route->n_remotes;
+
+	/* Who gets every group: shown as the group "*", where there is somebody. */
+	if (!(route->kind == DATAPATH_ROUTE_GROUP || routers) ||
+	    (r->segment && route->segment != r->segment) ||
 	    (r->group && !addr_equal(r->group, &route->group)))
 		return 0;
 	if (r->n == r->cap) {
@@ -159,7 +163,7 @@ static int verify_route(const struct datapath_route *route, void *userdata)
 	struct verify *v = userdata;
 	char group[ADDR_TEXT_MAX];
 
-	if (route->kind != DATAPATH_ROUTE_GROUP)
+	if (route->kind == DATAPATH_ROUTE_ALL)
 		return 0;
 	v->entries++;
 	if (fib_has(v->a->fib, route))

@@ -55,6 +55,7 @@
 	X(querier)              \
 	X(querier_guard)        \
 	X(fast_leave)           \
+	X(proxy)                \
 	X(require_router_alert) \
 	X(accept_global_mld_source)
 
@@ -70,6 +71,7 @@
 struct raw_port {
 	char *match;
 	uint32_t *segment;
+	int *router;
 };
 
 struct raw_overlay {
@@ -124,9 +126,17 @@ static const cyaml_strval_t level_words[] = {
 	{ "debug", LOG_LEVEL_DEBUG },
 };
 
+static const cyaml_strval_t router_words[] = {
+	{ "auto", GMP_ROUTER_AUTO },
+	{ "always", GMP_ROUTER_ALWAYS },
+	{ "never", GMP_ROUTER_NEVER },
+};
+
 static const cyaml_schema_field_t port_fields[] = {
 	CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, struct raw_port, match, 1, PATTERN_MAX),
 	NUMBER("segment", raw_port, segment),
+	CYAML_FIELD_ENUM_PTR("router", OPTIONAL | CYAML_FLAG_STRICT, struct raw_port, router,
+			     router_words, ARRAY_SIZE(router_words)),
 	CYAML_FIELD_END,
 };
 
@@ -415,6 +425,7 @@ static int apply_ports(const struct raw *raw, struct node_config *c, char *why)
 		if (copy_text(p->match, "", &c->ports[i].match) < 0)
 			return -ENOMEM;
 		c->ports[i].segment = segment;
+		c->ports[i].router = p->router ? (enum gmp_router) * p->router : GMP_ROUTER_AUTO;
 		c->n_ports = i + 1;
 	}
 	return 0;

@@ -15,11 +15,11 @@
  *   attach: auto                    # auto | tcx | clsact
  *   overlay: { device: mcmesh0, port: 4797 }
  *   ports:                          # first match wins
- *     - { match: "veth*", segment: 1 }
+ *     - { match: "veth*", segment: 1, router: auto }   # auto | always | never
  *   gmp:                            # all optional; gmp/gmp.h has the defaults
  *     { robustness: 2, query_interval_ms: 125000, query_response_interval_ms: 10000,
  *       last_member_query_interval_ms: 1000, fast_leave: false, querier: true,
- *       querier_guard: false, require_router_alert: false, igmp_version: 3, mld_version: 2,
+ *       querier_guard: false, proxy: true, require_router_alert: false, igmp_version: 3, mld_version: 2,
  *       query_source: 0.0.0.0, query_source_v6: fe80::1,
  *       max_groups: 4096, max_sources: 1024, max_hosts: 256, max_reports_per_second: 10000,
  *       membership_interval_ms: 0 }
@@ -38,6 +38,7 @@
 struct node_port_pattern {
 	char *match; /* fnmatch(3) on the interface's name */
 	uint32_t segment;
+	enum gmp_router router;
 };
 
 struct node_config {

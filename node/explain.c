@@ -94,6 +94,11 @@ static bool membership_stage(struct question *q)
 	struct filter filter = FILTER_NULL;
 	bool wanted;
 
+	if (gmp_port_is_router(q->a->gmp, q->port->ifindex)) {
+		say(q->e, "%s is a router port: it gets every group of the segment.",
+		    q->port->name);
+		return true;
+	}
 	if (gmp_membership_view(q->a->gmp, q->port->ifindex, q->group, membership_reason, q) <= 0) {
 		say(q->e,
 		    "No host behind %s has asked for %s, or its membership has run out: have the "
@@ -121,7 +126,7 @@ static bool membership_stage(struct question *q)
 struct lookup {
 	struct question *q;
 	bool exact, any;
-	bool exact_has, any_has;
+	bool exact_has, any_has, routers_has;
 };
 
 static int lookup_route(const struct datapath_route *route, void *userdata)
@@ -130,11 +135,14 @@ static int lookup_route(const struct datapath_route *route, void *userdata)
 	const struct question *q = l->q;
 	bool has = false;
 
-	if (route->kind != DATAPATH_ROUTE_GROUP || route->segment != q->port->segment ||
-	    !addr_equal(&route->group, q->group))
+	if (route->segment != q->port->segment)
 		return 0;
 	for (size_t i = 0; i < route->n_ports; i++)
 		has = has || route->ports[i] == q->port->ifindex;
+	if (route->kind == DATAPATH_ROUTE_ROUTERS)
+		l->routers_has = has;
+	if (route->kind != DATAPATH_ROUTE_GROUP || !addr_equal(&route->group, q->group))
+		return 0;
 	if (addr_is_null(&route->source)) {
 		l->any = true;
 		l->any_has = has;
@@ -151,10 +159,27 @@ static void remote_reason(const char *node, const struct filter *filter, void *u
 	(*(size_t *)userdata)++;
 }
 
+/* Nobody joined it: the segment says who gets it. */
+static bool unregistered_stage(struct question *q, bool router)
+{
+	struct datapath_segment s = { .id = q->port->segment };
+
+	settings_datapath(q->a->settings, &s);
+	say(q->e, "The kernel has no entry for %s in segment %u.", q->group_text, s.id);
+	if (s.unregistered == DATAPATH_UNREGISTERED_FLOOD)
+		say(q->e, "The segment floods groups that nobody joined.");
+	else if (s.unregistered == DATAPATH_UNREGISTERED_DROP)
+		say(q->e, "The segment drops groups that nobody joined.");
+	else if (router)
+		say(q->e, "Groups that nobody joined go to router ports, and it is one.");
+	return s.unregistered == DATAPATH_UNREGISTERED_FLOOD ||
+	       (s.unregistered == DATAPATH_UNREGISTERED_ROUTER_PORTS && router);
+}
+
 static bool entry_stage(struct question *q)
 {
 	struct lookup l = { .q = q };
-	size_t remote_members = 0;
+	size_t remote_members = 0, remote_routers = 0;
 	bool has;
 
 	if (datapath_routes_walk(q->a->datapath, lookup_route, &l) < 0) {
@@ -169,11 +194,14 @@ static bool entry_stage(struct question *q)
 		say(q->e, "The kernel's entry (*, %s) %s it.", q->group_text,
 		    has ? "lists" : "does not list");
 	else
-		say(q->e, "The kernel has no entry for %s in segment %u.", q->group_text,
-		    q->port->segment);
+		has = unregistered_stage(q, l.routers_has);
 	mirror_members_walk(q->a->mirror, q->port->segment, q->group, remote_reason,
 			    &remote_members);
 	say(q->e, "%zu other nodes are members.", remote_members);
+	mirror_members_walk(q->a->mirror, q->port->segment, &ADDR_NULL, remote_reason,
+			    &remote_routers);
+	if (remote_routers)
+		say(q->e, "%zu other nodes have router ports and get every group.", remote_routers);
 	if (uplink_controller(q->a->uplink)[0])
 		say(q->e, "Senders on other nodes know of this node through the controller at %s.",
 		    uplink_controller(q->a->uplink));

@@ -39,21 +39,32 @@ struct fib_ops {
 	/* INCLUDE {}: the node is no member any more. */
 	void (*member)(uint32_t segment, const struct addr *group, const struct filter *filter,
 		       void *userdata);
+	/* What fib_wanted() says may be another, and the segment has router ports.
+	 * May be NULL. */
+	void (*wanted)(uint32_t segment, const struct addr *group, void *userdata);
 };
 
 int fib_new(const struct fib_ops *ops, void *userdata, struct fib **ret_fib);
 void fib_free(struct fib *fib);
 
-/* INCLUDE {} takes the receiver out. 0 or -ENOMEM. */
+/* INCLUDE {} takes the receiver out. 0 or -ENOMEM. The null group of a remote
+ * stands for every group: the node has router ports. */
 int fib_local_set(struct fib *fib, uint32_t segment, const struct addr *group, uint32_t port,
 		  const struct filter *filter);
 int fib_remote_set(struct fib *fib, uint32_t segment, const struct addr *group,
 		   const struct addr *vtep, const struct filter *filter);
 
-/* A router port gets every group of the segment that anybody gets (RFC 4541
- * 2.1.2 (1)), whatever the source; the node is no member because of it. What a
- * restart adopts cannot tell it from a member: it is one until its age ends. */
+/*
+ * A router port gets every group of the segment (RFC 4541 2.1.2): it is in each
+ * entry, and in the list of the groups that nobody joined, with the nodes that
+ * have one. In an entry it is marked when nothing but that lists it, so that
+ * adoption does not take it for a member.
+ */
 int fib_router_set(struct fib *fib, uint32_t segment, uint32_t port, bool on);
+
+/* Does this node ask the others for every group, while it has a router port
+ * (a member of the null group, EXCLUDE {})? It does unless told otherwise. */
+int fib_routers_across(struct fib *fib, uint32_t segment, bool across);
 
 /* Out of every group: for a port that vanished with a previous agent. */
 void fib_port_forget(struct fib *fib, uint32_t port);
@@ -65,7 +76,14 @@ void fib_rewrite(struct fib *fib);
  * due because an op failed. */
 size_t fib_flush(struct fib *fib);
 
-/* An entry that is installed already. */
+/* What all but this port want of the group: the other ports and the nodes, but
+ * not what routers get. 0 or -ENOMEM; the caller deinits. */
+int fib_wanted(const struct fib *fib, uint32_t segment, const struct addr *group,
+	       uint32_t except_port, struct filter *ret_filter);
+void fib_groups_walk(const struct fib *fib, uint32_t segment,
+		     void (*fn)(const struct addr *group, void *userdata), void *userdata);
+
+/* An entry that is installed already. Router ports are not restored by it. */
 int fib_adopt(struct fib *fib, const struct datapath_route *route);
 
 struct fib_adopted {

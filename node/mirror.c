@@ -389,7 +389,7 @@ static int change_check(const Mcmesh__V1__Change *c)
 	case MCMESH__V1__CHANGE__CHANGE_MEMBER:
 		if (!name_ok(c->member->node) ||
 		    addr_from_wire(c->member->group.data, c->member->group.len, &a) < 0 ||
-		    !addr_is_multicast(&a))
+		    !(addr_is_multicast(&a) || addr_is_null(&a)))
 			return -EINVAL;
 		for (size_t i = 0; i < c->member->n_sources; i++) {
 			if (addr_from_wire(c->member->sources[i].data, c->member->sources[i].len,

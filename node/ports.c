@@ -72,6 +72,7 @@ static struct gmp_config port_config(const struct agent *a, const struct agent_p
 	v6[12] = 0xfe;
 	memcpy(v6 + 13, port->mac + 3, 3);
 	config.query_source_v6 = addr_v6(v6);
+	config.router = port->router;
 	return config;
 }
 
@@ -119,15 +120,10 @@ void agent_ports_configure(struct agent *a, uint32_t segment)
 
 static void port_leave(struct agent *a, struct agent_port *port)
 {
-	bool router = gmp_port_is_router(a->gmp, port->ifindex);
-
 	if (!port->in_engine)
 		return;
 	gmp_port_remove(a->gmp, port->ifindex, &a->fx);
 	port->in_engine = false;
-	/* The port may be gone before its effects are executed. */
-	if (router)
-		agent_routers_write(a, port->segment);
 }
 
 static void port_carrier(struct agent *a, struct agent_port *port, bool carrier)
@@ -188,6 +184,7 @@ static struct agent_port *port_new(struct agent *a, const struct rtnl_link *link
 		return NULL;
 	port->ifindex = link->ifindex;
 	port->segment = pattern->segment;
+	port->router = pattern->router;
 	port->bridge = link->master;
 	memcpy(port->name, link->name, sizeof(port->name));
 	memcpy(port->mac, link->mac, sizeof(port->mac));
@@ -242,7 +239,8 @@ static void on_link(const struct rtnl_link *link, void *userdata)
 
 	if (a->overlay_ifindex && link->ifindex == a->overlay_ifindex)
 		overlay_link(a, link);
-	if (port && (!pattern || pattern->segment != port->segment)) {
+	if (port &&
+	    (!pattern || pattern->segment != port->segment || pattern->router != port->router)) {
 		port_free(a, port); /* renamed away */
 		port = NULL;
 	}

@@ -3,8 +3,10 @@
 
 /*
  * Segments of this node: the settings that the controller pushes become engine
- * and datapath settings, and each segment's list of all ports (and, where
- * link-local groups cross nodes, of all nodes) is kept.
+ * and datapath settings, and each segment's list of all ports is kept. It has
+ * the nodes too where something goes to all of them: groups that nobody joined,
+ * if these are flooded, or link-local groups, which have a switch of their own
+ * in the kernel. Who has the segment is not known: a node without it drops them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -48,6 +50,7 @@ static void list_write(struct agent *a, uint32_t segment, uint32_t *ports, struc
 		.ports = ports,
 		.remotes = remotes,
 	};
+	bool across;
 	int r;
 
 	settings_datapath(a->settings, &s);
@@ -55,8 +58,8 @@ static void list_write(struct agent *a, uint32_t segment, uint32_t *ports, struc
 		if (port->attached && port->segment == segment)
 			ports[route.n_ports++] = port->ifindex;
 	}
-	for (struct agent_remote *remote = a->remotes; remote && s.link_local_remote;
-	     remote = remote->hh.next) {
+	across = s.link_local_remote || s.unregistered == DATAPATH_UNREGISTERED_FLOOD;
+	for (struct agent_remote *remote = a->remotes; remote && across; remote = remote->hh.next) {
 		if (!remote->going)
 			remotes[route.n_remotes++] = remote->vtep;
 	}
@@ -99,6 +102,15 @@ struct gmp_config agent_segment_gmp(const struct agent *a, uint32_t segment)
 	return config;
 }
 
+static void across_apply(struct agent *a, uint32_t segment)
+{
+	struct datapath_segment s = { .id = segment };
+
+	settings_datapath(a->settings, &s);
+	if (fib_routers_across(a->fib, segment, !s.routers_within) < 0)
+		log_error("A setting could not be applied: out of memory. segment=%u", segment);
+}
+
 static void on_segment(uint32_t segment, void *userdata)
 {
 	struct agent *a = userdata;
@@ -107,8 +119,10 @@ static void on_segment(uint32_t segment, void *userdata)
 	for (size_t i = 0; i < a->config->n_ports; i++) {
 		uint32_t id = a->config->ports[i].segment;
 
-		if (!segment || id == segment)
-			agent_segment_save(a, id, mirror_revision(a->mirror, id));
+		if (segment && id != segment)
+			continue;
+		agent_segment_save(a, id, mirror_revision(a->mirror, id));
+		across_apply(a, id);
 	}
 	a->lists_due = true;
 	log_info("Settings of the controller apply. segment=%u", segment);

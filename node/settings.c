@@ -201,6 +201,39 @@ int settings_change(struct settings *s, const Mcmesh__V1__ConfigChange *c)
 	return segment_change(s, c);
 }
 
+static Mcmesh__V1__SegmentConfig__Switch switch_of(bool on)
+{
+	return on ? MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON
+		  : MCMESH__V1__SEGMENT_CONFIG__SWITCH__OFF;
+}
+
+int settings_seed(struct settings *s, const struct datapath_segment *segment)
+{
+	static const Mcmesh__V1__SegmentConfig__Unregistered unregistered[] = {
+		[DATAPATH_UNREGISTERED_ROUTER_PORTS] =
+			MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__ROUTER_PORTS,
+		[DATAPATH_UNREGISTERED_DROP] = MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__DROP,
+		[DATAPATH_UNREGISTERED_FLOOD] = MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__FLOOD,
+	};
+	struct segment_row *row;
+
+	/* All as by default: a row of the mesh may say otherwise before ours is swept. */
+	if (!segment->link_local_remote && !segment->routers_within && !segment->unregistered)
+		return 0;
+	if (segment_find(s, segment->id) || segment->unregistered >= ARRAY_SIZE(unregistered))
+		return 0;
+	row = calloc(1, sizeof(*row));
+	if (!row)
+		return -ENOMEM;
+	row->segment = segment->id;
+	mcmesh__v1__segment_config__init(&row->config);
+	row->config.link_local_across_nodes = switch_of(segment->link_local_remote);
+	row->config.router_ports_across_nodes = switch_of(!segment->routers_within);
+	row->config.unregistered = unregistered[segment->unregistered];
+	HASH_ADD(hh, s->segments, segment, sizeof(row->segment), row);
+	return 0;
+}
+
 void settings_unconfirm(struct settings *s)
 {
 	for (struct segment_row *row = s->segments; row; row = row->hh.next)
@@ -246,6 +279,7 @@ static void gmp_over(const Mcmesh__V1__SegmentConfig *from, struct gmp_config *t
 	over_switch(from->querier, &to->querier);
 	over_switch(from->querier_guard, &to->querier_guard);
 	over_switch(from->require_router_alert, &to->require_router_alert);
+	over_switch(from->proxy, &to->proxy);
 	over_number(from->query_interval_ms, &to->query_interval_ms);
 	over_number(from->query_response_interval_ms, &to->query_response_interval_ms);
 	over_number(from->robustness, &to->robustness);
@@ -272,7 +306,11 @@ void settings_gmp(const struct settings *s, uint32_t segment, struct gmp_config 
 
 static void datapath_over(const Mcmesh__V1__SegmentConfig *from, struct datapath_segment *to)
 {
+	bool across = !to->routers_within;
+
 	over_switch(from->link_local_across_nodes, &to->link_local_remote);
+	over_switch(from->router_ports_across_nodes, &across);
+	to->routers_within = !across;
 	switch (from->unregistered) {
 	case MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__DROP:
 		to->unregistered = DATAPATH_UNREGISTERED_DROP;

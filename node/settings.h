@@ -37,6 +37,10 @@ void settings_free(struct settings *settings);
  * SETTINGS_MAX_STATIC, -ENOMEM. */
 int settings_change(struct settings *settings, const Mcmesh__V1__ConfigChange *change);
 
+/* What the maps say that an earlier agent was told, until the controller says
+ * it anew or sweeps it. 0 or -ENOMEM. */
+int settings_seed(struct settings *settings, const struct datapath_segment *segment);
+
 /* A snapshot begins: what it does not name by its complete end is swept. */
 void settings_unconfirm(struct settings *settings);
 void settings_sweep(struct settings *settings);

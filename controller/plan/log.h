@@ -33,7 +33,7 @@ enum log_kind {
 /* Settings of a segment, as mcmesh.v1.SegmentConfig has them; 0: the default. */
 struct log_config {
 	uint32_t link_local_across_nodes, unregistered, fast_leave, querier, querier_guard;
-	uint32_t require_router_alert;
+	uint32_t require_router_alert, router_ports_across_nodes, proxy;
 	uint32_t query_interval_ms, query_response_interval_ms, robustness;
 	uint32_t last_member_query_interval_ms;
 	uint32_t max_groups_per_port, max_sources_per_group, max_hosts_per_group;

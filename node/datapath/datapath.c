@@ -351,6 +351,7 @@ int datapath_segment_set(struct datapath *dp, const struct datapath_segment *seg
 		.id = segment->id,
 		.unregistered = (uint8_t)segment->unregistered,
 		.link_local_remote = segment->link_local_remote,
+		.routers_within = segment->routers_within,
 		.revision = segment->revision,
 	};
 
@@ -383,6 +384,7 @@ int datapath_segments_walk(struct datapath *dp,
 			.id = value.id,
 			.unregistered = value.unregistered,
 			.link_local_remote = value.link_local_remote,
+			.routers_within = value.routers_within,
 			.revision = value.revision,
 		};
 		rc = fn(&segment, userdata);

@@ -85,6 +85,7 @@ struct datapath_segment {
 	uint32_t id; /* VNI, 1 .. 2^24 - 1; 0 only keeps a revision */
 	enum datapath_unregistered unregistered;
 	bool link_local_remote; /* link-local groups also to the remotes of the all-ports list */
+	bool routers_within;	/* kept for the caller: router ports ask no other node */
 	uint64_t revision;	/* saved position of the segment in the log */
 };
 
@@ -147,8 +148,10 @@ struct datapath_route {
 	struct addr source;    /* null: any */
 	const uint32_t *ports; /* ifindexes */
 	size_t n_ports;
+	size_t n_router_ports;	    /* the last so many: only because they get every group */
 	const struct addr *remotes; /* VTEPs, each set by datapath_remote_set() */
 	size_t n_remotes;
+	size_t n_router_remotes; /* as with ports */
 };
 
 /* Replaces the entry as a whole: a packet sees the old list or the new one.

@@ -72,12 +72,20 @@ static void list_put(struct datapath *dp, uint32_t first)
 	}
 }
 
-/* The numbers of the receivers that are known, ports first. */
-static int entries_make(struct datapath *dp, const struct datapath_route *route,
-			uint32_t **ret_entries, size_t *ret_ports, size_t *ret_remotes)
+/* Receivers that are known, as their numbers: ports first, those that are only
+ * routers last of the ports and last of the remotes. */
+struct members {
+	uint32_t *entries;
+	size_t n_ports, n_remotes;
+	size_t n_router_ports, n_router_remotes;
+};
+
+static int members_make(struct datapath *dp, const struct datapath_route *route,
+			struct members *ret_members)
 {
 	size_t n = route->n_ports + route->n_remotes;
 	_cleanup_free_ uint32_t *entries = calloc(n ? n : 1, sizeof(*entries));
+	struct members m = { 0 };
 	size_t used = 0;
 
 	if (!entries)
@@ -86,27 +94,46 @@ static int entries_make(struct datapath *dp, const struct datapath_route *route,
 		struct port *p;
 
 		HASH_FIND(hh, dp->port_index, &route->ports[i], sizeof(uint32_t), p);
-		if (p)
-			entries[used++] = p->number;
+		if (!p)
+			continue;
+		entries[used++] = p->number;
+		m.n_router_ports += i >= route->n_ports - route->n_router_ports;
 	}
-	*ret_ports = used;
+	m.n_ports = used;
 	for (size_t i = 0; i < route->n_remotes; i++) {
 		struct remote *r;
 
 		HASH_FIND(hh, dp->remote_index, &route->remotes[i], sizeof(struct addr), r);
-		if (r)
-			entries[used++] = r->number;
+		if (!r)
+			continue;
+		entries[used++] = r->number;
+		m.n_router_remotes += i >= route->n_remotes - route->n_router_remotes;
 	}
-	*ret_remotes = used - *ret_ports;
-	*ret_entries = TAKE_PTR(entries);
+	m.n_remotes = used - m.n_ports;
+	m.entries = TAKE_PTR(entries);
+	*ret_members = m;
 	return 0;
 }
 
-/* Writes the list from its end to its beginning. 0 and its name, or -ENOSPC. */
-static int list_make(struct datapath *dp, const struct dp_route_key *key, const uint32_t *entries,
-		     size_t n_ports, size_t n_remotes, struct dp_route *ret_value)
+static uint32_t router_bits(const struct members *m, size_t begin, size_t end)
 {
-	size_t n = n_ports + n_remotes;
+	uint32_t bits = 0;
+
+	for (size_t i = begin; i < end; i++) {
+		size_t last = i < m->n_ports ? m->n_ports - m->n_router_ports
+					     : m->n_ports + m->n_remotes - m->n_router_remotes;
+
+		if (i >= last)
+			bits |= 1U << (i - begin);
+	}
+	return bits;
+}
+
+/* Writes the list from its end to its beginning. 0 and its name, or -ENOSPC. */
+static int list_make(struct datapath *dp, const struct dp_route_key *key, const struct members *m,
+		     struct dp_route *ret_value)
+{
+	size_t n = m->n_ports + m->n_remotes;
 	size_t chunks = n ? (n + DP_LIST_ENTRIES - 1) / DP_LIST_ENTRIES : 1;
 	uint32_t seq = ++dp->list_seq, next = 0;
 
@@ -115,9 +142,9 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 	for (size_t c = chunks; c > 0; c--) {
 		size_t begin = (c - 1) * DP_LIST_ENTRIES;
 		size_t end = begin + DP_LIST_ENTRIES < n ? begin + DP_LIST_ENTRIES : n;
-		size_t ports = n_ports <= begin ? 0
-			       : n_ports >= end ? end - begin
-						: n_ports - begin;
+		size_t ports = m->n_ports <= begin ? 0
+			       : m->n_ports >= end ? end - begin
+						   : m->n_ports - begin;
 		uint32_t number = numbers_take(&dp->list_numbers);
 		struct dp_list *chunk = &dp->lists[number];
 
@@ -126,9 +153,10 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 		chunk->next = next;
 		chunk->n_ports = (uint16_t)ports;
 		chunk->n_remotes = (uint16_t)(end - begin - ports);
-		chunk->pad = 0;
+		chunk->routers = router_bits(m, begin, end);
 		if (end > begin)
-			memcpy(chunk->entry, entries + begin, (end - begin) * sizeof(*entries));
+			memcpy(chunk->entry, m->entries + begin,
+			       (end - begin) * sizeof(*m->entries));
 		chunk_refs(dp, chunk, 1);
 		next = number;
 	}
@@ -142,15 +170,16 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 	struct dp_route value, old = { 0 };
 	struct dp_route_key key;
 	struct route *r, *fresh = NULL;
-	size_t n_ports, n_remotes;
+	struct members m;
 	int rc;
 
 	rc = key_make(route->kind, route->segment, &route->group, &route->source, &key);
 	if (rc < 0)
 		return rc;
-	rc = entries_make(dp, route, &entries, &n_ports, &n_remotes);
+	rc = members_make(dp, route, &m);
 	if (rc < 0)
 		return rc;
+	entries = m.entries;
 	r = route_find(dp, &key);
 	if (!r) {
 		r = fresh = calloc(1, sizeof(*fresh));
@@ -159,7 +188,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		r->key = key;
 	}
 	numbers_reclaim(&dp->list_numbers, datapath_now_ms());
-	rc = list_make(dp, &key, entries, n_ports, n_remotes, &value);
+	rc = list_make(dp, &key, &m, &value);
 	if (rc < 0) {
 		free(fresh);
 		return rc;
@@ -177,7 +206,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
 	else
 		list_retire(dp, old.first);
-	return (int)(route->n_ports + route->n_remotes - n_ports - n_remotes);
+	return (int)(route->n_ports + route->n_remotes - m.n_ports - m.n_remotes);
 }
 
 int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint32_t segment,
@@ -284,6 +313,7 @@ struct route_receivers {
 	uint32_t ports[DP_LIST_CHAIN * DP_LIST_ENTRIES];
 	struct addr remotes[DP_LIST_CHAIN * DP_LIST_ENTRIES];
 	size_t n_ports, n_remotes;
+	size_t n_router_ports, n_router_remotes;
 };
 
 static void receivers_read(const struct datapath *dp, uint32_t first,
@@ -291,19 +321,22 @@ static void receivers_read(const struct datapath *dp, uint32_t first,
 {
 	struct route_receivers *x = ret_receivers;
 
-	x->n_ports = x->n_remotes = 0;
+	x->n_ports = x->n_remotes = x->n_router_ports = x->n_router_remotes = 0;
 	for (uint32_t c = first; c; c = dp->lists[c].next) {
 		const struct dp_list *chunk = &dp->lists[c];
 
 		for (uint32_t i = 0; i < (uint32_t)chunk->n_ports + chunk->n_remotes; i++) {
-			uint32_t number = chunk->entry[i];
+			uint32_t number = chunk->entry[i], router = chunk->routers >> i & 1;
 
 			if (i < chunk->n_ports) {
-				if (dp->ports[number].ifindex)
-					x->ports[x->n_ports++] = dp->ports[number].ifindex;
+				if (!dp->ports[number].ifindex)
+					continue;
+				x->ports[x->n_ports++] = dp->ports[number].ifindex;
+				x->n_router_ports += router;
 			} else if (dp->remotes[number].in_use) {
 				memcpy(&x->remotes[x->n_remotes++], dp->remotes[number].vtep,
 				       sizeof(struct addr));
+				x->n_router_remotes += router;
 			}
 		}
 	}
@@ -335,8 +368,10 @@ int datapath_routes_walk(struct datapath *dp,
 		memcpy(&route.source, key->source, sizeof(route.source));
 		route.ports = x->ports;
 		route.n_ports = x->n_ports;
+		route.n_router_ports = x->n_router_ports;
 		route.remotes = x->remotes;
 		route.n_remotes = x->n_remotes;
+		route.n_router_remotes = x->n_router_remotes;
 		rc = fn(&route, userdata);
 	}
 	return rc;

@@ -36,6 +36,7 @@ void gmp_config_default(struct gmp_config *ret_config)
 		.igmp_version = GMP_IGMPV3,
 		.mld_version = GMP_MLDV2,
 		.querier = true,
+		.proxy = true,
 	};
 }
 

@@ -37,6 +37,13 @@ enum gmp_version {
 	GMP_MLDV2 = 5,
 };
 
+/* Is the port one that a multicast router is on (RFC 4541 2.1.2)? */
+enum gmp_router {
+	GMP_ROUTER_AUTO, /* while queries with an address come from it */
+	GMP_ROUTER_ALWAYS,
+	GMP_ROUTER_NEVER,
+};
+
 /* One per segment. gmp_config_default() gives RFC 9776 section 8's values. */
 struct gmp_config {
 	uint32_t robustness;			/* 8.1 */
@@ -55,6 +62,8 @@ struct gmp_config {
 	bool fast_leave;	       /* leave of the last tracked host acts at once */
 	bool require_router_alert;     /* RFC 9776 section 9 */
 	bool accept_global_mld_source; /* MLD reports from a non-link-local source (H03) */
+	bool proxy;		       /* a router is told of members as of one host */
+	enum gmp_router router;
 
 	/* Source of queries. IPv4: 0.0.0.0 is the proxy form, answered by hosts but
 	 * never winning an election. IPv6: a link-local address; 0: no MLD queries. */

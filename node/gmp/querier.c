@@ -116,7 +116,9 @@ static uint64_t port_next(const struct port *p)
 
 static void router_update(struct port *p, struct gmp_fx *fx)
 {
-	bool on = p->family[0].router_until || p->family[1].router_until;
+	bool heard = p->family[0].router_until || p->family[1].router_until;
+	bool on =
+		p->config.router == GMP_ROUTER_AUTO ? heard : p->config.router == GMP_ROUTER_ALWAYS;
 	struct gmp_fx_item *item;
 
 	if (on == p->is_router)
@@ -141,7 +143,7 @@ void port_router_restore(struct port *port, uint64_t now, struct gmp_fx *fx)
 
 void port_router_lost(struct port *port, struct gmp_fx *fx)
 {
-	port->family[0].router_until = port->family[1].router_until = 0;
+	port->config.router = GMP_ROUTER_NEVER;
 	router_update(port, fx);
 }
 
@@ -241,7 +243,8 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 	struct addr own = own_source(port, m->v6);
 	struct group *g;
 
-	if (port->config.querier_guard) {
+	/* Who configured a router there wants to hear it. */
+	if (port->config.querier_guard && port->config.router != GMP_ROUTER_ALWAYS) {
 		count(port, GMP_C_querier_guard);
 		return;
 	}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a snooping switch forwards and what it does not (RFC 4541)."""
 import contextlib
+import json
 import socket
 import struct
 import time
@@ -157,8 +158,8 @@ def test_F03_link_local_across_nodes_when_the_segment_wants_it(lab):
 # ---- unregistered groups, router ports ----
 
 
-def unregistered(lab, wanted):
-    """Data of a group that nobody joined, n1p1 sends; who of the others has it."""
+def unregistered(lab, wanted, across=False):
+    """Data of a group that nobody joined, n1p1 sends: n1p2 has it, n2p1 if across."""
     group, marker = lab.new_group(), b"unregistered"
     host, tap, far = lab.tap("n1p1"), lab.tap("n1p2"), lab.tap("n2p1")
     before = lab.counters("n1")
@@ -169,7 +170,10 @@ def unregistered(lab, wanted):
     else:
         lab.wait("it is counted", lambda: lab.grown("n1", before).get("drop_unregistered"))
         assert not got(tap, group)
-    assert not got(host, group) and not got(far, group)
+    assert not got(host, group)
+    if across:
+        lab.wait("it arrives on the other node", lambda: got(far, group, marker))
+    assert len(got(far, group)) == across
 
 
 def test_F05_unregistered_goes_to_router_ports(lab):
@@ -181,7 +185,16 @@ def test_F05_unregistered_goes_to_router_ports(lab):
 
 def test_F05_unregistered_dropped_or_flooded_as_the_segment_says(lab):
     with change.segment_settings(lab, unregistered="flood"):
-        unregistered(lab, True)
+        unregistered(lab, True, across=True)
+        link_local = LINK_LOCAL["224.0.0.251"]("n1p1", "224.0.0.251", b"has its own switch")
+        local, far = lab.tap("n1p2"), lab.tap("n2p1")
+        lab.tap("n1p1").send(link_local)
+        lab.wait("the other port gets it", lambda: link_local in local.drain())
+        assert link_local not in far.drain()
+        lab.command("kill", "agent", "n1")
+        lab.command("start", "agent", "n1")
+        lab.wait("the agent is back", lab.ready, 10)
+        unregistered(lab, True, across=True)
     with change.segment_settings(lab, unregistered="drop"):
         with router_on(lab, "n1p2"):
             unregistered(lab, False)
@@ -205,16 +218,6 @@ def test_F04_router_port_gets_registered_groups(lab, group):
     lab.wait_route("n2", group, ports=["n2p1"])
 
 
-def test_F04_router_port_makes_its_node_no_member(lab, group):
-    with router_on(lab, "n3p2") as router:
-        lab.member("n2p1", group)
-        lab.wait_route("n1", group, remotes=["n2"])
-        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
-        # The node's own senders reach the router, as other nodes' members.
-        send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
-        assert lab.route("n1", group) == (set(), {topo.vtep("n2")})
-
-
 def test_F04_router_port_gets_a_source_that_no_member_wants(lab, group):
     with router_on(lab, "n1p2") as router:
         lab.member("n2p1", group, source="192.0.2.9")
@@ -224,20 +227,134 @@ def test_F04_router_port_gets_a_source_that_no_member_wants(lab, group):
         assert not got(outsider, group)
 
 
-def test_F02_router_port_outlives_the_agent(lab, group):
-    """What was forwarded to it goes on, for a while as to a member."""
-    with router_on(lab, "n3p2", interval_s=8) as router:
-        lab.member("n2p1", group)
-        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
-        lab.command("kill", "agent", "n3")
-        lab.command("start", "agent", "n3")
-        lab.wait("the agent is back", lab.ready, 10)
-        assert is_router(lab, "n3p2")
-        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
-        send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
-        lab.wait("it is no member", lambda: not lab.memberships("n3", group),
-                 MEMBERSHIP_S + SLACK_S)
+EVERY = "*"
+
+
+def explained(lab, port, group, *options):
+    answer = lab.json("explain", "--port", port, "--group", group, *options, agent=port[:2])
+    return answer["delivered"], " ".join(answer["reasons"])
+
+
+def everything_once(lab, router, name, group):
+    """n1p1 sends a group that nobody joined, the router on another node has it once."""
+    lab.wait_route("n1", EVERY, remotes=[name[:2]])
+    lab.wait_route(name[:2], EVERY, ports=[name])
+    other, local = lab.tap("n3p1"), lab.tap("n1p2")
+    send_until(lab, lab.tap("n1p1"), "n1p1", group, router)
+    assert len(got(router, group)) == 1
+    assert not got(other, group) and not got(local, group)
+    delivered, why = explained(lab, name, group)
+    assert delivered and "router port" in why, why
+
+
+def test_F04_router_port_gets_what_nobody_joined_from_other_nodes(lab, group):
+    with router_on(lab, "n2p2") as router:
+        everything_once(lab, router, "n2p2", group)
+        rows = lab.json("member", "list", "--node", "n2")["members"]
+        assert [(r["group"], r["mode"]) for r in rows] == [("*", "EXCLUDE")]
+        assert lab.json("group", "list")["groups"] == [
+            {"segment": 1, "group": "*", "nodes": ["n2"]}]
+        assert not lab.memberships("n2", group)
+    lab.wait_route("n1", EVERY)
+    before = lab.counters("n1")
+    lab.tap("n1p1").send(wire.udp("n1p1", group, b"x", ttl=8))
+    lab.wait("it is dropped where it is sent",
+             lambda: lab.grown("n1", before).get("drop_unregistered"))
+
+
+def test_F04_router_port_gets_ipv6_too(lab):
+    group = "ff1e::7777"
+    frame = wire.ipv6("n1p1", group, 17, struct.pack("!HHHH", 4000, 5000, 12, 0) + b"six.", 8)
+    with router_on(lab, "n2p2") as router:
+        lab.wait_route("n1", EVERY, remotes=["n2"])
+        lab.tap("n1p1").send(frame)
+        lab.wait("it arrives", lambda: router.drain().count(frame) == 1)
+
+
+def test_F04_router_port_and_members_of_its_node_get_each_packet_once(lab, group):
+    """Whether its node is a member or not, and whatever the filters say."""
+    with router_on(lab, "n2p2") as router:
+        far = lab.member("n3p1", group, source=topo.workload_address("n1p2"))
         lab.wait_route("n1", group, remotes=["n2"])
+        lab.wait_route("n1", group, remotes=["n2", "n3"], source=topo.workload_address("n1p2"))
+        send_until(lab, lab.tap("n1p1"), "n1p1", group, router)
+        assert len(got(router, group)) == 1
+        member = lab.member("n2p1", group)
+        lab.wait("its node is a member", lambda: any(
+            r["group"] == group for r in lab.json("member", "list", "--node", "n2")["members"]))
+        lab.wait_route("n1", group, remotes=["n2"])
+        router.frames.clear()
+        sender = lab.sender("n1p1", group)
+        lab.exact(member, lab.stream(sender, [member]))
+        assert len(got(router, group)) == sender.sent
+        assert not far.drain().numbers
+    lab.wait_route("n1", group, remotes=["n2"])
+    assert lab.ctl("verify").returncode == 0
+
+
+def test_F04_router_ports_across_nodes_off(lab, group):
+    with change.segment_settings(lab, router_ports_across_nodes="off"):
+        with router_on(lab, "n3p2", interval_s=8) as router:
+            lab.member("n2p1", group)
+            lab.wait_route("n1", group, remotes=["n2"])
+            lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
+            # The node's own senders reach the router, as other nodes' members.
+            send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
+            lab.command("kill", "agent", "n3")
+            lab.command("start", "agent", "n3")
+            lab.wait("the agent is back", lab.ready, 10)
+            assert is_router(lab, "n3p2")
+            assert lab.route("n1", group) == (set(), {topo.vtep("n2")})
+            assert lab.route("n1", EVERY) == (set(), set())
+            send_until(lab, lab.tap("n3p1"), "n3p1", group, router)
+
+
+def ports_of(node, name, router):
+    return "ports=" + json.dumps([{"match": name, "router": router}, {"match": f"{node}p*"}])
+
+
+def test_F02_router_port_by_configuration(lab, group):
+    """Nobody asks there, and it is one; where it is never one, queries make none."""
+    with change.agent_settings(lab, "n2", ports_of("n2", "n2p2", "always")):
+        assert is_router(lab, "n2p2") and not is_router(lab, "n2p1")
+        everything_once(lab, lab.tap("n2p2"), "n2p2", group)
+    lab.wait_route("n1", EVERY)
+    with change.agent_settings(lab, "n2", ports_of("n2", "n2p2", "never")):
+        before = lab.counters("n2")
+        lab.tap("n2p2").send(wire.query("n2p2", topo.workload_address("n2p2"), interval_s=6))
+        lab.wait("the query is heard", lambda: lab.grown("n2", before).get(
+            "gmp_queries_received"))
+        assert not is_router(lab, "n2p2")
+
+
+def test_F02_router_port_outlives_the_agent(lab, group):
+    """The stream from another node goes on, and it becomes no member by it."""
+    with router_on(lab, "n3p2", interval_s=8) as router:
+        member, joined = lab.member("n2p1", group), lab.new_group()
+        lab.wait_route("n3", group, ports=["n3p2"], remotes=["n2"])
+        lab.wait_route("n1", group, remotes=["n2", "n3"])
+        # A host beside the router has joined something: that is restored as well.
+        lab.tap("n3p2").send(wire.v3_report("n3p2", wire.record(wire.IS_EX, joined),
+                                            source="198.18.3.102"))
+        lab.wait("it is a member of that", lambda: lab.memberships("n3", joined))
+        drift = lab.counters("n3", ("sync_resyncs",))
+
+        def restart():
+            lab.command("kill", "agent", "n3")
+            yield
+            lab.command("start", "agent", "n3")
+            while not lab.ready():
+                yield
+
+        sender = lab.sender("n1p1", group)
+        lab.exact(member, lab.stream(sender, [member], interval_s=0.005, meanwhile=restart()))
+        lab.wait("the router has all", lambda: len(got(router, group)) >= sender.sent)
+        assert len(got(router, group)) == sender.sent
+        assert is_router(lab, "n3p2")
+        assert not lab.memberships("n3", group) and lab.memberships("n3", joined)
+        assert lab.counters("n3", ("sync_resyncs",)) == drift
+        rows = lab.json("member", "list", "--node", "n3")["members"]
+        assert {r["group"] for r in rows} == {"*", joined}
 
 
 def test_F02_F09_router_port_that_is_removed_is_none(lab):

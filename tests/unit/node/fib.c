@@ -16,15 +16,16 @@
 struct kernel_entry {
 	struct addr group, source;
 	uint32_t ports[16];
-	size_t n_ports;
+	size_t n_ports, n_router_ports;
 	struct addr remotes[16];
-	size_t n_remotes;
+	size_t n_remotes, n_router_remotes;
 };
 
-static struct kernel_entry kernel[KERNEL_MAX];
+static struct kernel_entry kernel[KERNEL_MAX], router_lists[4];
 static size_t n_kernel, writes;
 static bool refuse;
 static struct filter member;
+static struct addr member_group;
 static size_t member_calls;
 
 static struct addr a(const char *text)
@@ -51,12 +52,16 @@ static int route_set(const struct datapath_route *route, void *userdata)
 	if (refuse)
 		return -28;
 	writes++;
+	if (route->kind == DATAPATH_ROUTE_ROUTERS)
+		e = &router_lists[route->segment];
 	if (!e)
 		e = &kernel[n_kernel++];
 	e->group = route->group;
 	e->source = route->source;
 	e->n_ports = route->n_ports;
 	e->n_remotes = route->n_remotes;
+	e->n_router_ports = route->n_router_ports;
+	e->n_router_remotes = route->n_router_remotes;
 	memcpy(e->ports, route->ports, route->n_ports * sizeof(*e->ports));
 	memcpy(e->remotes, route->remotes, route->n_remotes * sizeof(*e->remotes));
 	return 0;
@@ -77,17 +82,33 @@ static void on_member(uint32_t segment, const struct addr *group, const struct f
 		      void *userdata)
 {
 	member_calls++;
+	member_group = *group;
 	filter_deinit(&member);
 	filter_copy(&member, filter);
 }
 
-static const struct fib_ops ops = { route_set, route_del, on_member };
+static struct addr wanted;
+static size_t wanted_calls;
+
+static void on_wanted(uint32_t segment, const struct addr *group, void *userdata)
+{
+	wanted = *group;
+	wanted_calls++;
+}
+
+static const struct fib_ops ops = {
+	.route_set = route_set,
+	.route_del = route_del,
+	.member = on_member,
+	.wanted = on_wanted,
+};
 
 static struct fib *make(void)
 {
 	struct fib *fib;
 
-	n_kernel = writes = member_calls = 0;
+	memset(router_lists, 0, sizeof(router_lists));
+	n_kernel = writes = member_calls = wanted_calls = 0;
 	refuse = false;
 	cr_assert_eq(fib_new(&ops, NULL, &fib), 0);
 	return fib;
@@ -121,17 +142,12 @@ static void remote(struct fib *fib, const char *vtep, enum filter_mode mode, siz
 	filter_deinit(&f);
 }
 
-/* "5,6|203.0.113.2" of the entry of this source, "-" where there is none. */
-static const char *entry(const char *source)
+static const char *receivers(const struct kernel_entry *e)
 {
 	static char text[256];
-	struct addr group = a(GROUP), s = source ? a(source) : ADDR_NULL;
-	struct kernel_entry *e = find(&group, &s);
 	char buf[ADDR_TEXT_MAX];
 	size_t len = 0;
 
-	if (!e)
-		return "-";
 	text[0] = '\0';
 	for (size_t i = 0; i < e->n_ports; i++)
 		len += (size_t)snprintf(text + len, sizeof(text) - len, i ? ",%u" : "%u",
@@ -141,6 +157,15 @@ static const char *entry(const char *source)
 		len += (size_t)snprintf(text + len, sizeof(text) - len, i ? ",%s" : "%s",
 					addr_format(&e->remotes[i], buf));
 	return text;
+}
+
+/* "5,6|203.0.113.2" of the entry of this source, "-" where there is none. */
+static const char *entry(const char *source)
+{
+	struct addr group = a(GROUP), s = source ? a(source) : ADDR_NULL;
+	struct kernel_entry *e = find(&group, &s);
+
+	return e ? receivers(e) : "-";
 }
 
 #define S1 "192.0.2.1"
@@ -232,12 +257,106 @@ Test(fib, member_is_the_union_of_local_ports)
 	fib_free(fib);
 }
 
+static void everything(struct fib *fib, const char *vtep, bool on)
+{
+	const struct filter f = { .mode = on ? FILTER_EXCLUDE : FILTER_INCLUDE };
+	struct addr to = a(vtep);
+
+	cr_assert_eq(fib_remote_set(fib, 1, &ADDR_NULL, &to, &f), 0);
+}
+
+Test(fib, node_that_wants_everything_is_in_each_entry_once)
+{
+	struct fib *fib = make();
+
+	remote(fib, "203.0.113.2", FILTER_EXCLUDE, 1, (const char *[]){ S1 });
+	everything(fib, "203.0.113.2", true);
+	everything(fib, "203.0.113.1", true);
+	local(fib, 5, FILTER_INCLUDE, 1, (const char *[]){ S2 });
+	fib_flush(fib);
+	cr_assert_str_eq(entry(NULL), "|203.0.113.2,203.0.113.1", "the member, then the other");
+	cr_assert_str_eq(entry(S1), "|203.0.113.1,203.0.113.2", "both against the filter");
+	cr_assert_str_eq(entry(S2), "5|203.0.113.2,203.0.113.1");
+	cr_assert_str_eq(receivers(&router_lists[1]), "|203.0.113.1,203.0.113.2");
+	everything(fib, "203.0.113.2", false);
+	everything(fib, "203.0.113.1", false);
+	fib_flush(fib);
+	cr_assert_str_eq(entry(S1), "|");
+	cr_assert_str_eq(entry(NULL), "|203.0.113.2");
+	cr_assert_str_eq(receivers(&router_lists[1]), "|");
+	fib_free(fib);
+}
+
+Test(fib, router_port_asks_for_everything_unless_it_is_to_stay_within)
+{
+	struct fib *fib = make();
+
+	cr_assert_eq(fib_router_set(fib, 1, 6, true), 0);
+	fib_flush(fib);
+	cr_assert_eq(member_calls, 1);
+	cr_assert(addr_is_null(&member_group) && filter_wants_any(&member));
+	cr_assert_str_eq(receivers(&router_lists[1]), "6|");
+	cr_assert_eq(fib_router_set(fib, 1, 7, true), 0);
+	fib_flush(fib);
+	cr_assert_eq(member_calls, 1, "once for all");
+	cr_assert_eq(fib_routers_across(fib, 1, false), 0);
+	fib_flush(fib);
+	cr_assert_eq(member_calls, 2);
+	cr_assert(filter_is_none(&member));
+	cr_assert_str_eq(receivers(&router_lists[1]), "6,7|", "its own ports as before");
+	cr_assert_eq(fib_routers_across(fib, 1, true), 0);
+	fib_flush(fib);
+	cr_assert(filter_wants_any(&member));
+	fib_port_forget(fib, 6);
+	fib_port_forget(fib, 7);
+	fib_flush(fib);
+	cr_assert_eq(member_calls, 4);
+	cr_assert(filter_is_none(&member));
+	fib_free(fib);
+}
+
+Test(fib, what_the_others_want_is_the_union_without_the_router_s_own)
+{
+	struct addr group = a(GROUP), s1 = a(S1), s2 = a(S2);
+	struct fib *fib = make();
+	struct filter f;
+
+	local(fib, 5, FILTER_EXCLUDE, 0, NULL);
+	fib_flush(fib);
+	cr_assert_eq(wanted_calls, 0, "nobody asks");
+	cr_assert_eq(fib_router_set(fib, 1, 6, true), 0);
+	local(fib, 5, FILTER_INCLUDE, 1, (const char *[]){ S1 });
+	local(fib, 6, FILTER_EXCLUDE, 0, NULL);
+	remote(fib, "203.0.113.2", FILTER_INCLUDE, 1, (const char *[]){ S2 });
+	everything(fib, "203.0.113.3", true);
+	fib_flush(fib);
+	cr_assert_eq(wanted_calls, 1);
+	cr_assert(addr_equal(&wanted, &group));
+	cr_assert_eq(fib_wanted(fib, 1, &group, 6, &f), 0);
+	cr_assert(f.mode == FILTER_INCLUDE && f.n_sources == 2);
+	cr_assert(filter_wants(&f, &s1) && filter_wants(&f, &s2));
+	filter_deinit(&f);
+	cr_assert_eq(fib_wanted(fib, 1, &group, 5, &f), 0);
+	cr_assert(filter_wants_any(&f), "what hosts beside the router want, other routers hear");
+	filter_deinit(&f);
+	local(fib, 5, FILTER_INCLUDE, 0, NULL);
+	local(fib, 6, FILTER_INCLUDE, 0, NULL);
+	remote(fib, "203.0.113.2", FILTER_INCLUDE, 0, NULL);
+	fib_flush(fib);
+	cr_assert_eq(wanted_calls, 2, "also of its end");
+	cr_assert_eq(fib_wanted(fib, 1, &group, 6, &f), 0);
+	cr_assert(filter_is_none(&f));
+	fib_free(fib);
+}
+
 Test(fib, router_port_gets_what_anybody_gets_and_is_no_member)
 {
 	struct fib *fib = make();
 
 	cr_assert_eq(fib_router_set(fib, 1, 6, true), 0);
 	cr_assert_eq(fib_router_set(fib, 2, 7, true), 0);
+	cr_assert_eq(fib_routers_across(fib, 1, false), 0);
+	cr_assert_eq(fib_routers_across(fib, 2, false), 0);
 	fib_flush(fib);
 	cr_assert_str_eq(entry(NULL), "-", "nobody is there: the unregistered rule decides");
 	remote(fib, "203.0.113.2", FILTER_INCLUDE, 1, (const char *[]){ S1 });
@@ -249,9 +368,9 @@ Test(fib, router_port_gets_what_anybody_gets_and_is_no_member)
 	local(fib, 8, FILTER_EXCLUDE, 0, NULL);
 	local(fib, 6, FILTER_INCLUDE, 1, (const char *[]){ S2 });
 	fib_flush(fib);
-	cr_assert_str_eq(entry(S1), "6,8|203.0.113.2");
+	cr_assert_str_eq(entry(S1), "8,6|203.0.113.2", "the router last");
 	cr_assert_str_eq(entry(S2), "5,6,8|");
-	cr_assert_str_eq(entry(NULL), "5,6,8|");
+	cr_assert_str_eq(entry(NULL), "5,8,6|");
 	cr_assert_eq(fib_router_set(fib, 1, 6, false), 0);
 	fib_flush(fib);
 	cr_assert_str_eq(entry(S1), "8|203.0.113.2");
@@ -287,6 +406,8 @@ static int adopt_all(struct fib *fib)
 			.source = kernel[i].source,
 			.ports = kernel[i].ports,
 			.n_ports = kernel[i].n_ports,
+			.n_router_ports = kernel[i].n_router_ports,
+			.n_router_remotes = kernel[i].n_router_remotes,
 			.remotes = kernel[i].remotes,
 			.n_remotes = kernel[i].n_remotes,
 		};
@@ -342,6 +463,55 @@ Test(fib, adoption_gives_the_filters_back_and_writes_nothing)
 	fib_port_forget(next, 5);
 	fib_flush(next);
 	cr_assert_str_eq(entry(NULL), "|203.0.113.3");
+	fib_free(fib);
+	fib_free(next);
+}
+
+Test(fib, adoption_tells_routers_from_members)
+{
+	struct fib *fib = make(), *next;
+	struct datapath_route list;
+
+	local(fib, 5, FILTER_EXCLUDE, 1, (const char *[]){ S2 });
+	local(fib, 6, FILTER_INCLUDE, 1, (const char *[]){ S1 });
+	remote(fib, "203.0.113.2", FILTER_INCLUDE, 1, (const char *[]){ S2 });
+	cr_assert_eq(fib_router_set(fib, 1, 6, true), 0);
+	cr_assert_eq(fib_router_set(fib, 1, 7, true), 0);
+	everything(fib, "203.0.113.2", true);
+	everything(fib, "203.0.113.3", true);
+	fib_flush(fib);
+	cr_assert_eq(fib_new(&ops, NULL, &next), 0);
+	adopt_all(next);
+	list = (struct datapath_route){
+		.kind = DATAPATH_ROUTE_ROUTERS,
+		.segment = 1,
+		.ports = router_lists[1].ports,
+		.n_ports = router_lists[1].n_ports,
+		.n_router_ports = router_lists[1].n_router_ports,
+		.remotes = router_lists[1].remotes,
+		.n_remotes = router_lists[1].n_remotes,
+		.n_router_remotes = router_lists[1].n_router_remotes,
+	};
+	cr_assert_eq(fib_adopt(next, &list), 0);
+	n_adopted = 0;
+	cr_assert_eq(fib_adopt_done(next, on_adopted, NULL), 0);
+	cr_assert_eq(n_adopted, 5);
+	cr_assert(was_adopted("port EX " S2));
+	cr_assert(was_adopted("port IN " S1), "what the router port had joined");
+	cr_assert(was_adopted("203.0.113.2 IN " S2));
+	cr_assert(was_adopted("203.0.113.2 EX"));
+	cr_assert(was_adopted("203.0.113.3 EX"));
+	cr_assert_eq(fib_router_set(next, 1, 6, true), 0);
+	cr_assert_eq(fib_router_set(next, 1, 7, true), 0);
+	everything(next, "203.0.113.2", true);
+	everything(next, "203.0.113.3", true);
+	writes = 0;
+	cr_assert_eq(fib_flush(next), 0);
+	cr_assert_eq(writes, 0, "nothing flickers at a restart");
+	cr_assert(fib_has(next, &list));
+	list.n_ports--;
+	list.n_router_ports--;
+	cr_assert(!fib_has(next, &list), "damage is seen");
 	fib_free(fib);
 	fib_free(next);
 }
