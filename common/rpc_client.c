@@ -47,6 +47,8 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
 		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_MAX),
+		/* Books that nobody reads. */
+		ARG_INT(GRPC_ARG_ENABLE_CHANNELZ, 0),
 		/* A probe and a window update a message cost more than the small
 		 * messages themselves. */
 		ARG_INT(GRPC_ARG_HTTP2_BDP_PROBE, 0),

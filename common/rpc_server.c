@@ -325,6 +325,8 @@ static grpc_server *server_create(void)
 	grpc_arg list[] = {
 		ARG_INT(GRPC_ARG_ALLOW_REUSEPORT, 0),
 		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_MAX),
+		/* Books that nobody reads. */
+		ARG_INT(GRPC_ARG_ENABLE_CHANNELZ, 0),
 		/* A probe and a window update a message cost more than the small
 		 * messages themselves. */
 		ARG_INT(GRPC_ARG_HTTP2_BDP_PROBE, 0),

@@ -7,10 +7,17 @@
  * it, so a slow agent costs what the transport already holds, and gets the
  * difference in one piece when it reads again.
  *
- * A change marks its segment. At the end of the loop turn the segment's subs
- * become ready; for coalesce_ms after that its changes gather. Ready subs are
- * served FEED_PER_TURN at a time, so that a large fan-out does not hold up
- * other calls. Subs with the same `sent` get the same serialised bytes.
+ * A change marks its segment. At the end of the loop turn a round begins: the
+ * segment's subs become ready, and its `goal` is the log's revision of that
+ * moment. Ready subs are served FEED_PER_TURN at a time, so that a large fan-out
+ * does not hold up other calls; what changes meanwhile waits for the next round.
+ * So subs that start a round at the same revision end it at the same one, and
+ * share the serialised bytes, also while the log moves on.
+ *
+ * The next round begins coalesce_ms after the last began, and not before the
+ * feed has rested for as long as the round took (FEED_REST_MAX_MS at most):
+ * under load a round is long and gathers much, and half of the time is left for
+ * what agents and operators say.
  *
  * A delta is bounded and ends at a revision. When it ends before the newest
  * one, rows that changed again later are not in it, so the agent's state after
@@ -39,6 +46,7 @@ struct feed_segment {
 	struct log_segment *segment;
 	LIST_HEAD(, sub) subs;
 	bool dirty;
+	uint64_t goal; /* what the present round brings its subs to, at least */
 	TAILQ_ENTRY(feed_segment) link, all;
 	struct cached cache[FEED_CACHE];
 	unsigned int next_cache;
@@ -49,7 +57,10 @@ struct feed {
 	TAILQ_HEAD(, sub) ready, waiting;
 	TAILQ_HEAD(, feed_segment) dirty, segments;
 	size_t n_snapshots;
-	uint64_t window_until_ms, bookmark_ms, bookmarked, last_snapshot_id;
+	uint64_t round_ms, window_until_ms, bookmark_ms, bookmarked, last_snapshot_id;
+	bool in_round;
+	size_t n_owed;	   /* subs that the round has not served yet */
+	unsigned int work; /* done in this turn, in deltas */
 	struct arena arena;
 };
 
@@ -114,6 +125,12 @@ static void sub_make_ready(struct feed *feed, struct sub *sub)
 		return;
 	sub->ready = true;
 	TAILQ_INSERT_TAIL(&feed->ready, sub, link);
+}
+
+static void sub_paid(struct feed *feed, struct sub *sub)
+{
+	feed->n_owed -= sub->owed;
+	sub->owed = false;
 }
 
 void feed_changed(struct feed *feed, struct log_segment *segment)
@@ -214,7 +231,7 @@ static void snapshot_ended(struct feed *feed, struct sub *sub, uint64_t revision
 /* True: it has ended. */
 static bool snapshot_continue(struct feed *feed, struct sub *sub)
 {
-	for (int i = 0; i < FEED_CHUNKS_PER_TURN; i++) {
+	while (feed->work < FEED_PER_TURN) {
 		Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 		Mcmesh__V1__Snapshot chunk = MCMESH__V1__SNAPSHOT__INIT;
 
@@ -230,6 +247,7 @@ static bool snapshot_continue(struct feed *feed, struct sub *sub)
 		session_send(sub->session, &m);
 		arena_reset(&feed->arena);
 		feed->c->counters.chunks++;
+		feed->work += FEED_CHUNK_WORK;
 		if (chunk.end) {
 			snapshot_ended(feed, sub, chunk.revision);
 			return true;
@@ -290,7 +308,9 @@ static struct rpc_bytes *delta_build(struct feed *feed, struct log_segment *segm
 	return bytes;
 }
 
-static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs, uint64_t previous)
+/* Bytes that bring who is at `previous` to `least`, if they fit one delta. */
+static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs, uint64_t previous,
+				      uint64_t least)
 {
 	uint64_t at = log_revision(feed->c->log), revision;
 	struct rpc_bytes *bytes;
@@ -298,7 +318,7 @@ static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs
 
 	for (size_t i = 0; i < FEED_CACHE; i++) {
 		cached = &fs->cache[i];
-		if (cached->bytes && cached->at == at && cached->previous == previous)
+		if (cached->bytes && cached->at >= least && cached->previous == previous)
 			return cached;
 	}
 	bytes = delta_build(feed, fs->segment, previous, &revision);
@@ -310,9 +330,9 @@ static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs
 	return cached;
 }
 
-static void delta_send(struct feed *feed, struct sub *sub)
+static void delta_send(struct feed *feed, struct sub *sub, uint64_t least)
 {
-	const struct cached *d = delta_get(feed, sub->segment->userdata, sub->sent);
+	const struct cached *d = delta_get(feed, sub->segment->userdata, sub->sent, least);
 
 	rpc_call_send_bytes(sub->session->call, d->bytes);
 	session_was_sent(sub->session);
@@ -322,9 +342,20 @@ static void delta_send(struct feed *feed, struct sub *sub)
 	feed->c->counters.deltas++;
 }
 
+/* What a sub is to be brought to now: what came after it waits for its round. */
+static uint64_t sub_goal(const struct feed *feed, const struct sub *sub)
+{
+	const struct feed_segment *fs = sub->segment->userdata;
+	uint64_t goal = fs->dirty ? fs->goal : fs->segment->revision;
+
+	return sub->bookmark && feed->bookmarked > goal ? feed->bookmarked : goal;
+}
+
 /* Sends what is owed until there is nothing, or enough for this turn. */
 static void sub_serve(struct feed *feed, struct sub *sub)
 {
+	uint64_t goal;
+
 	if (rpc_call_backlog(sub->session->call) > FEED_BACKLOG_MAX) {
 		sub->blocked = true;
 		feed->c->counters.slow_agents++;
@@ -342,10 +373,15 @@ static void sub_serve(struct feed *feed, struct sub *sub)
 			sub_make_ready(feed, sub);
 		return;
 	}
-	if (sub->sent < sub->segment->revision)
-		delta_send(feed, sub);
-	if (sub->sent < sub->segment->revision)
+	goal = sub_goal(feed, sub);
+	if (sub->sent < goal) {
+		feed->c->counters.bookmarks += sub->sent >= sub->segment->revision;
+		delta_send(feed, sub, goal);
+	}
+	if (sub->sent < goal)
 		sub_make_ready(feed, sub);
+	else
+		sub->bookmark = false;
 }
 
 /* ---- sessions come and go -------------------------------------------------------- */
@@ -392,6 +428,7 @@ void feed_leave(struct feed *feed, struct session *s)
 		if (sub->waiting)
 			TAILQ_REMOVE(&feed->waiting, sub, link);
 		sub->ready = sub->waiting = false;
+		sub_paid(feed, sub);
 		snapshot_stop(feed, sub);
 		LIST_REMOVE(sub, of_segment);
 	}
@@ -483,12 +520,16 @@ static void flush(struct feed *feed)
 	while ((fs = TAILQ_FIRST(&feed->dirty))) {
 		TAILQ_REMOVE(&feed->dirty, fs, link);
 		fs->dirty = false;
-		LIST_FOREACH (sub, &fs->subs, of_segment)
+		fs->goal = fs->segment->revision;
+		LIST_FOREACH (sub, &fs->subs, of_segment) {
 			sub_make_ready(feed, sub);
+			feed->n_owed += sub->ready && !sub->owed;
+			sub->owed = sub->ready;
+		}
 	}
 }
 
-/* All at the same moment, so that all stay at the same revision and share bytes. */
+/* All are brought to the same revision, so that they share bytes then too. */
 static void bookmarks(struct feed *feed)
 {
 	uint64_t revision = log_revision(feed->c->log);
@@ -501,36 +542,61 @@ static void bookmarks(struct feed *feed)
 	TAILQ_FOREACH(fs, &feed->segments, all)
 	{
 		LIST_FOREACH (sub, &fs->subs, of_segment) {
-			if (sub->blocked || sub->in_snapshot || sub->wants_snapshot ||
-			    sub->sent >= revision || sub->sent < fs->segment->revision)
+			if (sub->in_snapshot || sub->wants_snapshot || sub->sent >= revision)
 				continue;
-			delta_send(feed, sub);
-			feed->c->counters.bookmarks++;
+			sub->bookmark = true;
+			sub_make_ready(feed, sub);
 		}
 	}
+}
+
+static void round_begin(struct feed *feed, uint64_t now_ms)
+{
+	flush(feed);
+	feed->in_round = true;
+	feed->round_ms = now_ms;
+	feed->window_until_ms = now_ms + feed->c->config->coalesce_ms;
+}
+
+static void round_end(struct feed *feed)
+{
+	uint64_t now_ms = controller_now_ms(), rest_ms = now_ms - feed->round_ms;
+
+	feed->in_round = false;
+	rest_ms = rest_ms < FEED_REST_MAX_MS ? rest_ms : FEED_REST_MAX_MS;
+	if (now_ms + rest_ms > feed->window_until_ms)
+		feed->window_until_ms = now_ms + rest_ms;
 }
 
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 {
 	struct sub *sub;
 
-	if (!TAILQ_EMPTY(&feed->dirty) && now_ms >= feed->window_until_ms) {
-		flush(feed);
-		feed->window_until_ms = now_ms + feed->c->config->coalesce_ms;
-	}
+	if (!TAILQ_EMPTY(&feed->dirty) && !feed->in_round && now_ms >= feed->window_until_ms)
+		round_begin(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {
 		bookmarks(feed);
 		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
 	}
-	for (int i = 0; i < FEED_PER_TURN && (sub = TAILQ_FIRST(&feed->ready)); i++) {
+	for (feed->work = 0; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&feed->ready));
+	     feed->work++) {
 		TAILQ_REMOVE(&feed->ready, sub, link);
 		sub->ready = false;
+		sub_paid(feed, sub);
 		sub_serve(feed, sub);
 	}
+	if (feed->in_round && !feed->n_owed)
+		round_end(feed);
 	if (!TAILQ_EMPTY(&feed->ready))
 		return now_ms;
 	if (!TAILQ_EMPTY(&feed->dirty))
 		return feed->window_until_ms < feed->bookmark_ms ? feed->window_until_ms
 								 : feed->bookmark_ms;
 	return feed->bookmark_ms;
+}
+
+void feed_hurry(struct feed *feed, uint64_t now_ms)
+{
+	if (!feed->in_round && TAILQ_EMPTY(&feed->ready))
+		feed_turn(feed, now_ms);
 }

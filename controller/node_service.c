@@ -433,7 +433,7 @@ static void report_committed(void *userdata, int result, uint64_t revision)
 	if (result == 0) {
 		s->last_sequence = p->sequence;
 		/* The others wait for the change, the reporter only for a receipt. */
-		feed_turn(s->c->feed, controller_now_ms());
+		feed_hurry(s->c->feed, controller_now_ms());
 		if (s->state == SESSION_ACTIVE)
 			accepted(s, p->report, p->sequence, revision);
 		if (p->full && registry_reported(s->c->registry, s->name))

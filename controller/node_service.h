@@ -19,14 +19,15 @@
 #define NODE_QUERY_TIMEOUT_MS 2000
 #define NODE_PROTOCOL	      1
 
-#define FEED_BACKLOG_MAX     (256 * 1024) /* bytes queued for an agent before it counts as slow */
-#define FEED_DELTA_BYTES     (512 * 1024)
-#define FEED_CHUNK_BYTES     (60 * 1024)
-#define FEED_CHUNKS_PER_TURN 8
-#define FEED_PER_TURN	     64 /* streams served between two looks at other RPCs */
-#define FEED_SNAPSHOTS_MAX   64 /* at the same time */
-#define FEED_CACHE	     8	/* serialised deltas of a segment */
-#define FEED_BOOKMARK_MS     5000
+#define FEED_BACKLOG_MAX   (256 * 1024) /* bytes queued for an agent before it counts as slow */
+#define FEED_DELTA_BYTES   (512 * 1024)
+#define FEED_CHUNK_BYTES   (60 * 1024)
+#define FEED_CHUNK_WORK	   16 /* a chunk costs as much as so many deltas */
+#define FEED_PER_TURN	   64 /* streams served between two looks at other RPCs */
+#define FEED_SNAPSHOTS_MAX 64 /* at the same time */
+#define FEED_CACHE	   8  /* serialised deltas of a segment */
+#define FEED_BOOKMARK_MS   5000
+#define FEED_REST_MAX_MS   100 /* after a long round */
 
 struct session;
 
@@ -40,7 +41,9 @@ struct sub {
 	bool comparable;
 	bool wants_snapshot, in_snapshot, has_slot;
 	bool incomplete; /* its last snapshot did not sweep */
+	bool bookmark;	 /* also without changes it is told the log's revision */
 	bool ready, waiting, blocked;
+	bool owed; /* the present round has not served it yet */
 	uint64_t snapshot_id, snapshot_start;
 	bool snapshot_complete;
 	unsigned int mismatches;
@@ -145,3 +148,5 @@ void feed_leave(struct feed *feed, struct session *s);
 void feed_drained(struct feed *feed, struct session *s);
 void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack);
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms);
+/* The same from inside a callback, unless the loop is at it already. */
+void feed_hurry(struct feed *feed, uint64_t now_ms);

@@ -43,6 +43,9 @@ static void agent_snapshot(struct agent *a, const Mcmesh__V1__Snapshot *s)
 		a->revision0 = s->revision;
 	if (s->segment != 1)
 		return;
+	if (s->id != a->snapshot_id)
+		a->chunks = 0, a->rows = 0;
+	a->snapshot_id = s->id;
 	a->chunks++;
 	a->rows += s->n_rows;
 	cr_assert(protobuf_c_message_get_packed_size(&s->base) <= 64 * 1024);

@@ -33,7 +33,8 @@ struct agent {
 	uint64_t previous, revision; /* segment 1 */
 	uint64_t revision0;	     /* segment 0 */
 	size_t changes;		     /* of the last delta of segment 1 */
-	size_t rows;		     /* of segment 1's snapshots */
+	size_t rows;		     /* of segment 1's last snapshot, as chunks */
+	uint64_t snapshot_id;
 	void (*on_config)(const Mcmesh__V1__ConfigChange *change);
 	void (*on_query)(struct agent *agent, const Mcmesh__V1__Query *query);
 	bool closed;
