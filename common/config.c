@@ -258,3 +258,43 @@ void config_free(const cyaml_schema_value_t *schema, void *data)
 	if (data)
 		cyaml_free(&setup, schema, data, 0);
 }
+
+/* ---- tls ---------------------------------------------------------------------- */
+
+#define TLS_PATH(member)                                                          \
+	CYAML_FIELD_STRING_PTR(#member, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, \
+			       struct config_tls, member, 1, 1023)
+
+const cyaml_schema_field_t config_tls_fields[] = {
+	TLS_PATH(cacert), TLS_PATH(cert), TLS_PATH(key), TLS_PATH(server_name), CYAML_FIELD_END,
+};
+
+static bool text_copy(const char *text, char **ret_copy)
+{
+	*ret_copy = text ? strdup(text) : NULL;
+	return !text || *ret_copy;
+}
+
+struct config_tls *config_tls_copy(const struct config_tls *tls)
+{
+	struct config_tls *copy = tls ? calloc(1, sizeof(*copy)) : NULL;
+
+	if (!copy)
+		return NULL;
+	if (text_copy(tls->cacert, &copy->cacert) && text_copy(tls->cert, &copy->cert) &&
+	    text_copy(tls->key, &copy->key) && text_copy(tls->server_name, &copy->server_name))
+		return copy;
+	config_tls_free(copy);
+	return NULL;
+}
+
+void config_tls_free(struct config_tls *tls)
+{
+	if (!tls)
+		return;
+	free(tls->cacert);
+	free(tls->cert);
+	free(tls->key);
+	free(tls->server_name);
+	free(tls);
+}

@@ -31,3 +31,14 @@ int config_load(const char *path, const cyaml_schema_value_t *schema, void **ret
 		char why[CONFIG_WHY_MAX]);
 
 void config_free(const cyaml_schema_value_t *schema, void *data);
+
+/* `tls: { cacert, cert, key, server_name }`: paths, the same in every file. */
+struct config_tls {
+	char *cacert, *cert, *key, *server_name;
+};
+
+extern const cyaml_schema_field_t config_tls_fields[];
+
+/* NULL for NULL and when out of memory. */
+struct config_tls *config_tls_copy(const struct config_tls *tls);
+void config_tls_free(struct config_tls *tls);

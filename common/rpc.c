@@ -345,6 +345,7 @@ static void rpc_destroy(struct rpc *rpc)
 	grpc_channel_destroy(rpc->lame);
 	grpc_completion_queue_destroy(rpc->cq);
 	grpc_shutdown_blocking();
+	rpc_tls_release(rpc);
 	pthread_mutex_destroy(&rpc->lock);
 	free(rpc->inbox);
 	free(rpc->batch);

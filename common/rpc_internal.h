@@ -58,6 +58,7 @@ struct rpc {
 	struct rpc_call *calls;
 	struct rpc_call *resting; /* their next read is put off to the end of the turn */
 	struct rpc_server *servers;
+	struct rpc_tls_held *held; /* until gRPC has ended */
 	/* One decoder chunk kept for the next message. */
 	void *spare;
 
@@ -184,6 +185,9 @@ void rpc_server_tick(struct rpc_server *server, uint64_t now_ms);
 uint64_t rpc_server_next_ms(const struct rpc_server *server);
 
 /* rpc_tls.c */
+/* Until rpc_tls_release(): gRPC may ask for a pair at any time. */
+int rpc_tls_hold(struct rpc *rpc, struct rpc_tls *tls);
+void rpc_tls_release(struct rpc *rpc);
 grpc_server_credentials *rpc_tls_server_credentials(struct rpc_tls *tls);
 /* NULL: there is no pair. */
 grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls);

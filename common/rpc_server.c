@@ -362,6 +362,8 @@ int rpc_server_new(struct rpc *rpc, const struct rpc_server_options *options,
 
 	if (options->tls && rpc->event)
 		return -EOPNOTSUPP;
+	if (options->tls && rpc_tls_hold(rpc, options->tls) < 0)
+		return -ENOMEM;
 	server = calloc(1, sizeof(*server));
 	if (!server)
 		return -ENOMEM;

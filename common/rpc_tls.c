@@ -59,8 +59,14 @@ struct tls_user {
 	uint64_t version;
 };
 
+struct rpc_tls_held {
+	struct rpc_tls_held *next;
+	struct rpc_tls *tls;
+};
+
 struct rpc_tls {
 	pthread_mutex_t lock;
+	atomic_uint references;
 	char *path[FILES], *server_name;
 	bool server;
 	void (*on_event)(void *userdata, bool bad, const char *sentence);
@@ -396,6 +402,7 @@ int rpc_tls_new(const struct rpc_tls_options *options, struct rpc_tls **ret_tls,
 	if (!tls)
 		return -ENOMEM;
 	pthread_mutex_init(&tls->lock, NULL);
+	tls->references = 1;
 	tls->server = options->server;
 	tls->on_event = options->on_event;
 	tls->userdata = options->userdata;
@@ -419,7 +426,7 @@ void rpc_tls_free(struct rpc_tls *tls)
 {
 	struct tls_user *user;
 
-	if (!tls)
+	if (!tls || atomic_fetch_sub(&tls->references, 1) > 1)
 		return;
 	while ((user = tls->users)) {
 		tls->users = user->next;
@@ -431,4 +438,27 @@ void rpc_tls_free(struct rpc_tls *tls)
 	pair_deinit(&tls->pair);
 	pthread_mutex_destroy(&tls->lock);
 	free(tls);
+}
+
+int rpc_tls_hold(struct rpc *rpc, struct rpc_tls *tls)
+{
+	struct rpc_tls_held *held = malloc(sizeof(*held));
+
+	if (!held)
+		return -ENOMEM;
+	atomic_fetch_add(&tls->references, 1);
+	*held = (struct rpc_tls_held){ rpc->held, tls };
+	rpc->held = held;
+	return 0;
+}
+
+void rpc_tls_release(struct rpc *rpc)
+{
+	struct rpc_tls_held *held;
+
+	while ((held = rpc->held)) {
+		rpc->held = held->next;
+		rpc_tls_free(held->tls);
+		free(held);
+	}
 }

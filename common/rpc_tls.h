@@ -44,7 +44,7 @@ struct rpc_tls_counters {
 int rpc_tls_new(const struct rpc_tls_options *options, struct rpc_tls **ret_tls,
 		char why[RPC_TLS_WHY_MAX]);
 
-/* After rpc_free() of the runtime that it was used with. */
+/* Servers that use it keep it alive until their runtime ends. */
 void rpc_tls_free(struct rpc_tls *tls);
 
 /* Looks at the files; call it about once a second. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "controller/config_nodes.h"
 #include "controller/config_segments.h"
 #include "controller/plan/log.h"
 #include "controller/plan/registry.h"
@@ -45,6 +46,10 @@ struct file {
 	struct log_config *defaults;
 	struct file_segment *segments;
 	unsigned int segments_count;
+	struct file_node *nodes;
+	unsigned int nodes_count;
+	struct config_tls *tls;
+	bool *insecure;
 	enum log_level *log_level;
 };
 
@@ -88,6 +93,13 @@ static const cyaml_schema_field_t fields[] = {
 				defaults, config_defaults_fields),
 	CYAML_FIELD_SEQUENCE("segments", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
 			     segments, &config_segment_value, 0, SEGMENTS_IN_FILE_MAX),
+	CYAML_FIELD_SEQUENCE("nodes", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, nodes,
+			     &config_node_value, 0, NODES_IN_FILE_MAX),
+	CYAML_FIELD_MAPPING_PTR("tls", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, tls,
+				config_tls_fields),
+	CYAML_FIELD_ENUM_PTR("insecure",
+			     CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT,
+			     struct file, insecure, config_bool_words, CONFIG_BOOL_WORDS_N),
 	CYAML_FIELD_ENUM_PTR("log_level",
 			     CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT,
 			     struct file, log_level, log_levels, ARRAY_SIZE(log_levels)),
@@ -193,6 +205,11 @@ int controller_config_load(const char *path, struct controller_config **ret_conf
 		r = strings_take(f, c);
 	if (r == 0)
 		r = config_segments_take(path, f->defaults, f->segments, f->segments_count, c, why);
+	if (r == 0)
+		r = config_nodes_take(path, f->nodes, f->nodes_count, c, why);
+	if (r == 0 && f->tls && !(c->tls = config_tls_copy(f->tls)))
+		r = -ENOMEM;
+	c->insecure = f->insecure && *f->insecure;
 	if (data)
 		config_free(&schema, data);
 	if (r < 0)
@@ -209,6 +226,8 @@ void controller_config_free(struct controller_config *c)
 		free(c->listen[i]);
 	free(c->listen);
 	free(c->segments);
+	config_nodes_free(c);
+	config_tls_free(c->tls);
 	free(c->store);
 	free(c->name);
 	free(c);

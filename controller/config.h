@@ -23,6 +23,10 @@
  *       max_reports_per_second: 10000 }
  *   segments:                 # settings of one segment, above the defaults
  *     - { segment: 100, link_local_across_nodes: on }
+ *   tls: { cacert: PATH, cert: PATH, key: PATH }
+ *   insecure: no              # plaintext to where others can reach it
+ *   nodes:                    # what is known of nodes, above their certificates (access.h)
+ *     - { name: n1, vteps: [203.0.113.1], segments: [1, 100], evicted: no }
  *   log_level: info           # error | warning | info | debug
  */
 #include <stdint.h>
@@ -41,6 +45,16 @@ struct controller_segment {
 	struct log_config config;
 };
 
+/* The operator's record of a node. */
+struct controller_node {
+	char *name;
+	struct addr *vteps; /* none: those of its certificate */
+	unsigned int vteps_count;
+	uint32_t *segments; /* in order; none: all */
+	unsigned int segments_count;
+	bool evicted;
+};
+
 struct controller_config {
 	char **listen;
 	unsigned int listen_count;
@@ -50,6 +64,10 @@ struct controller_config {
 	struct controller_limits limits;
 	struct controller_segment *segments; /* one each; only those that say something */
 	unsigned int segments_count;
+	struct controller_node *nodes; /* by name */
+	unsigned int nodes_count;
+	struct config_tls *tls; /* NULL: plaintext */
+	bool insecure;
 	enum log_level log_level;
 };
 

@@ -21,6 +21,8 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/rpc_tls.h"
+#include "controller/access.h"
 #include "controller/mesh_service.h"
 #include "controller/node_service.h"
 
@@ -278,6 +280,7 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	next = earlier(store_next_ms(c->store), registry_turn(box, now_ms));
 	if (!box->c.mesh)
 		return next;
+	next = earlier(next, access_turn(c, now_ms));
 	next = earlier(next, sessions_turn(c->sessions, now_ms));
 	next = earlier(next, queries_turn(c->queries, now_ms));
 	next = earlier(next, mesh_turn(c->mesh, now_ms));
@@ -353,6 +356,8 @@ int controller_reload(struct controller *c, struct controller_config *config)
 
 	controller_config_free(box->reloaded);
 	box->reloaded = config;
+	c->records = config;
+	access_changed(c);
 	return settings_commit(c, config);
 }
 
@@ -390,6 +395,9 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 	const struct rpc_server_options options = {
 		.listen = (const char *const *)c->config->listen,
 		.ret_ports = ret_ports,
+		.tls = c->tls,
+		.authorize = access_authorize,
+		.userdata = c,
 	};
 	int r = rpc_server_new(c->rpc, &options, &c->server);
 
@@ -462,8 +470,13 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	snprintf(why, CONTROLLER_WHY_MAX, "out of memory");
 	if (!c)
 		return -ENOMEM;
-	c->config = config;
+	c->config = c->records = config;
 	c->rpc = rpc;
+	r = access_check_listen(config, why);
+	if (r == 0)
+		r = access_tls_new(config, &c->tls, why);
+	if (r < 0)
+		return r;
 	c->serving = true;
 	r = store_open(&options, &events, c, &c->store, store_why);
 	if (r < 0) {
@@ -493,6 +506,7 @@ void controller_free(struct controller *c)
 	if (!c)
 		return;
 	rpc_server_free(c->server);
+	rpc_tls_free(c->tls);
 	mesh_free(c->mesh);
 	watches_free(c->watches);
 	sessions_free(c->sessions);

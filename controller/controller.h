@@ -31,11 +31,16 @@ struct controller_counters {
 	uint64_t deltas, delta_bytes_built, snapshots, chunks, bookmarks;
 	uint64_t resync_digest, resync_behind, resync_ahead, digest_alarms;
 	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;
+	/* segments_refused: subscriptions to segments that are not the node's. */
+	uint64_t calls_denied, hellos_denied, segments_refused, handshakes_failed;
 };
 
 struct controller {
 	const struct controller_config *config;
+	const struct controller_config *records; /* whose `nodes` are in force */
 	struct rpc *rpc;
+	struct rpc_tls *tls; /* NULL: plaintext */
+	uint64_t tls_look_ms;
 	struct rpc_server *server;
 	struct store *store;
 	struct log *log;
@@ -63,8 +68,9 @@ void controller_free(struct controller *c);
 /* One turn of what is due besides RPCs; the CLOCK_MONOTONIC deadline of the next. */
 uint64_t controller_turn(struct controller *c, uint64_t now_ms);
 
-/* The settings of segments become those of this configuration, which it takes
- * over, also on failure; nothing else of it applies. 0 or -ENOMEM. */
+/* The settings of segments and the records of nodes become those of this
+ * configuration, which it takes over, also on failure; nothing else of it
+ * applies. 0 or -ENOMEM. */
 int controller_reload(struct controller *c, struct controller_config *config);
 
 /* Tells agents and watchers, ends streams; `stopped` once all is over. */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
 #include "common/log.h"
@@ -21,12 +22,14 @@ const char *argp_program_version = "mcmesh-controller " MCMESH_VERSION;
 
 struct arguments {
 	const char *config, *listen, *store;
+	bool insecure;
 };
 
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "Configuration file (YAML)", 0 },
 	{ "listen", 'l', "ADDRESS", 0, "Listen here instead of what the file says", 0 },
 	{ "store", 's', "SPEC", 0, "Where the mesh is kept: memory", 0 },
+	{ "insecure", 'i', NULL, 0, "Serve plaintext also where others can reach it", 0 },
 	{ 0 },
 };
 
@@ -43,6 +46,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 's':
 		a->store = arg;
+		return 0;
+	case 'i':
+		a->insecure = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "unexpected argument \"%s\"", arg);
@@ -131,6 +137,17 @@ static int run(const struct controller_config *config, const char *path, struct 
 	return r;
 }
 
+/* A connection is a file: whoever opens many must not keep agents out. */
+static void raise_files(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct argp argp = {
@@ -151,7 +168,9 @@ int main(int argc, char **argv)
 	if ((a.listen && controller_config_set_listen(config, a.listen) < 0) ||
 	    (a.store && controller_config_set_store(config, a.store) < 0))
 		return fail("out of memory");
+	config->insecure |= a.insecure;
 	log_open("mcmesh-controller", config->log_level);
+	raise_files();
 	/* Before gRPC starts its threads, so that they inherit the mask. */
 	sigemptyset(&signals.set);
 	sigaddset(&signals.set, SIGTERM);

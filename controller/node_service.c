@@ -23,6 +23,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "controller/access.h"
 #include "controller/mesh_service.h"
 #include "controller/wire.h"
 
@@ -176,6 +177,13 @@ static int hello_subscribe(struct session *s, const Mcmesh__V1__Hello *h)
 		if (q->segment > REPORT_SEGMENT_MAX)
 			return hello_fail(s, RPC_INVALID_ARGUMENT,
 					  "a segment is not a VNI (0 to 16777215)");
+		if (!access_segment(s->c, s->name, q->segment)) {
+			s->c->counters.segments_refused++;
+			log_warning("A segment is not this node's: see nodes in the configuration. "
+				    "node=%s segment=%u",
+				    s->name, q->segment);
+			continue;
+		}
 		segment = log_segment_get(s->c->log, q->segment);
 		if (!segment)
 			return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
@@ -351,6 +359,18 @@ static void session_decided(void *userdata, int result, uint64_t id, uint64_t la
 	session_release(s);
 }
 
+static int hello_access(struct session *s)
+{
+	char why[RPC_REFUSAL_MAX];
+	int status = access_node(s->c, s->call, s->name, &s->vtep, why);
+
+	if (status == RPC_OK)
+		return 0;
+	s->c->counters.hellos_denied++;
+	log_warning("An agent was denied. peer=%s why=\"%s\"", rpc_call_peer(s->call), why);
+	return hello_fail(s, status, why);
+}
+
 static int hello_conflict(struct session *s, bool *ret_alive)
 {
 	struct registry *registry = s->c->registry;
@@ -378,8 +398,8 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 		session_end(s, RPC_INVALID_ARGUMENT, "a second Hello on one stream");
 		return;
 	}
-	if (hello_parse(s, h) < 0 || hello_conflict(s, &alive) < 0 || hello_subscribe(s, h) < 0 ||
-	    hello_expect(s, h) < 0)
+	if (hello_parse(s, h) < 0 || hello_access(s) < 0 || hello_conflict(s, &alive) < 0 ||
+	    hello_subscribe(s, h) < 0 || hello_expect(s, h) < 0)
 		return;
 	s->state = SESSION_ASKING;
 	request = (struct store_session){ .node = s->name,
@@ -481,6 +501,11 @@ static int row_take(struct session *s, struct report *report, const Mcmesh__V1__
 	bool widened = false;
 	int r;
 
+	if (!access_segment(s->c, s->name, m->segment))
+		return report_refuse(
+			report, m->segment, &group,
+			"the segment is not one of this node's (nodes: segments: of the "
+			"controller's configuration)");
 	if (m->segment == 0 || m->segment > REPORT_SEGMENT_MAX ||
 	    !log_segment_get(s->c->log, m->segment))
 		return report_refuse(report, m->segment, &group,

@@ -50,6 +50,7 @@ struct ctl_options {
 	const struct ctl_command *command;
 	bool json, help;
 	const char *controller, *agent;
+	const char *cacert, *cert, *key, *server_name; /* NULL: not given */
 	ProtobufCMessage *request;
 };
 

@@ -218,7 +218,6 @@ static int option_is(const char *name, int argc, char **argv, int *at, const cha
 /* Options of the program: 1 when it took one, 0, or -CTL_USAGE. */
 static int common_option(struct ctl_options *o, int argc, char **argv, int *at)
 {
-	static const char *const tls[] = { "--cacert", "--cert", "--key" };
 	const char *value;
 	int r;
 
@@ -235,11 +234,14 @@ static int common_option(struct ctl_options *o, int argc, char **argv, int *at)
 	r = option_is("--controller", argc, argv, at, &o->controller);
 	if (!r)
 		r = option_is("--agent", argc, argv, at, &o->agent);
-	for (size_t i = 0; !r && i < ARRAY_SIZE(tls); i++) {
-		r = option_is(tls[i], argc, argv, at, &value);
-		if (r > 0)
-			return -usage("%s: TLS comes with a later version", tls[i]);
-	}
+	if (!r)
+		r = option_is("--cacert", argc, argv, at, &o->cacert);
+	if (!r)
+		r = option_is("--cert", argc, argv, at, &o->cert);
+	if (!r)
+		r = option_is("--key", argc, argv, at, &o->key);
+	if (!r)
+		r = option_is("--server-name", argc, argv, at, &o->server_name);
 	return r;
 }
 
@@ -417,6 +419,10 @@ int ctl_parse(int argc, char **argv, struct ctl_options *ret_options)
 	*o = (struct ctl_options){
 		.controller = environment("MCMESH_CONTROLLER", CTL_CONTROLLER_DEFAULT),
 		.agent = environment("MCMESH_AGENT", CTL_AGENT_DEFAULT),
+		.cacert = environment("MCMESH_CACERT", NULL),
+		.cert = environment("MCMESH_CERT", NULL),
+		.key = environment("MCMESH_KEY", NULL),
+		.server_name = environment("MCMESH_SERVER_NAME", NULL),
 	};
 	if (!plain || !rest) {
 		o->agent = NULL;
@@ -482,7 +488,9 @@ void ctl_help(const struct ctl_options *options)
 	puts("\n  -o table|json         how to print (default: table)\n"
 	     "  --controller TARGET   or MCMESH_CONTROLLER (default: " CTL_CONTROLLER_DEFAULT ")\n"
 	     "  --agent TARGET        or MCMESH_AGENT (default: " CTL_AGENT_DEFAULT ")\n"
-	     "  --cacert, --cert, --key FILE   TLS: with a later version\n"
+	     "  --cacert FILE         or MCMESH_CACERT: TLS to the controller, and whom to trust\n"
+	     "  --cert, --key FILE    or MCMESH_CERT, MCMESH_KEY: who you are\n"
+	     "  --server-name NAME    or MCMESH_SERVER_NAME: in place of the target's host\n"
 	     "  --help, --version\n\n"
 	     "NOUN VERB --help says more. Exit status: 0 done, 1 failed, 2 bad usage,\n"
 	     "3 verify found drift.");

@@ -11,11 +11,13 @@
 
 #include "common/cleanup.h"
 #include "common/rpc.h"
+#include "common/rpc_tls.h"
 #include "ctl/ctl.h"
 
 struct session {
 	const struct ctl_options *options;
 	struct rpc *rpc;
+	struct rpc_tls *tls; /* NULL: plaintext */
 	struct rpc_channel *channel;
 	pthread_t thread;
 	atomic_bool interrupted;
@@ -131,6 +133,14 @@ static bool is_unreachable(const struct session *s)
 	return !s->text || !*s->text;
 }
 
+/* One of the two does not take the other: the library says it in its own words. */
+static bool is_handshake(const struct session *s)
+{
+	return s->tls && s->status == RPC_UNAVAILABLE && s->text &&
+	       (strstr(s->text, "andshake") || strstr(s->text, "Ssl") || strstr(s->text, "SSL") ||
+		strstr(s->text, "Peer name") || strstr(s->text, "Endpoint read failed"));
+}
+
 static int call_failed(const struct session *s)
 {
 	bool agent = s->options->command->agent;
@@ -142,9 +152,16 @@ static int call_failed(const struct session *s)
 			"mcmeshctl: the %s at %s did not answer within %d s: is it overloaded, or "
 			"the address another's?\n",
 			who, target, CTL_DEADLINE_MS / 1000);
+	else if (is_handshake(s))
+		fprintf(stderr,
+			"mcmeshctl: no TLS with the %s at %s: either it does not take the "
+			"certificate, or its own is not of --cacert, or not for this host (see "
+			"--server-name), or it speaks plaintext\n",
+			who, target);
 	else if (is_unreachable(s))
-		fprintf(stderr, "mcmeshctl: cannot reach the %s at %s: is mcmesh-%s running?\n",
-			who, target, who);
+		fprintf(stderr, "mcmeshctl: cannot reach the %s at %s: is mcmesh-%s running%s?\n",
+			who, target, who,
+			agent || s->tls ? "" : ", and does it want --cacert, --cert and --key");
 	else if (s->status == RPC_UNIMPLEMENTED)
 		fprintf(stderr,
 			"mcmeshctl: the %s at %s does not know this command: is it an mcmesh-%s "
@@ -281,6 +298,24 @@ static int session_run(struct session *s)
 	return watch ? watch_end(s) : answer_end(s);
 }
 
+/* An agent's unix socket needs none. */
+static int tls_start(struct session *s)
+{
+	const struct ctl_options *o = s->options;
+	const struct rpc_tls_options options = {
+		.cacert = o->cacert, .cert = o->cert, .key = o->key, .server_name = o->server_name
+	};
+	char why[RPC_TLS_WHY_MAX];
+	int r;
+
+	if (o->command->agent || (!o->cacert && !o->cert && !o->key))
+		return 0;
+	r = rpc_tls_new(&options, &s->tls, why);
+	if (r < 0)
+		fprintf(stderr, "mcmeshctl: %s\n", why);
+	return r;
+}
+
 int ctl_run(const struct ctl_options *options)
 {
 	struct session s = { .options = options };
@@ -289,6 +324,9 @@ int ctl_run(const struct ctl_options *options)
 	};
 	int r;
 
+	if (tls_start(&s) < 0)
+		return CTL_FAILED;
+	to.tls = s.tls;
 	r = rpc_new(&s.rpc);
 	if (r < 0)
 		goto fail;
@@ -308,6 +346,7 @@ fail:
 out:
 	rpc_channel_free(s.channel);
 	rpc_free(s.rpc);
+	rpc_tls_free(s.tls);
 	if (s.answer)
 		protobuf_c_message_free_unpacked(s.answer, NULL);
 	free(s.text);

@@ -47,6 +47,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "common/rpc_tls.h"
 
 uint64_t agent_now_ms(void)
 {
@@ -646,6 +647,7 @@ void agent_free(struct agent *a)
 		server_stop(a);
 	if (a->rpc)
 		rpc_free(a->rpc);
+	rpc_tls_free(a->tls);
 	agent_ports_free(a);
 	HASH_ITER (hh, a->remotes, remote, next) {
 		HASH_DEL(a->remotes, remote);

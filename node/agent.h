@@ -19,3 +19,9 @@ int agent_run(struct agent *agent);
 
 /* Leaves the datapath pinned and forwarding. */
 void agent_free(struct agent *agent);
+
+/* The certificates of config->tls. may_wait: 0 also when they are no good, with
+ * the sentence; an agent works on without controllers until they are. */
+struct rpc_tls;
+int agent_tls_new(const struct node_config *config, bool may_wait, struct rpc_tls **ret_tls,
+		  char why[AGENT_WHY_MAX]);

@@ -73,6 +73,7 @@ struct agent {
 	sd_event_source *timer;
 	sd_event_source *post;
 	struct rpc *rpc;
+	struct rpc_tls *tls; /* NULL: plaintext */
 	struct rpc_server *server;
 	struct datapath *datapath;
 	struct rtnl *rtnl;

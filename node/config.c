@@ -106,6 +106,7 @@ struct raw {
 	uint32_t n_ports;
 	struct raw_gmp *gmp;
 	struct raw_limits *limits;
+	struct config_tls *tls;
 };
 
 #define OPTIONAL (CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL)
@@ -194,6 +195,7 @@ static const cyaml_schema_field_t raw_fields[] = {
 				   PATTERNS_MAX),
 	CYAML_FIELD_MAPPING_PTR("gmp", OPTIONAL, struct raw, gmp, gmp_fields),
 	CYAML_FIELD_MAPPING_PTR("limits", OPTIONAL, struct raw, limits, limits_fields),
+	CYAML_FIELD_MAPPING_PTR("tls", OPTIONAL, struct raw, tls, config_tls_fields),
 	CYAML_FIELD_END,
 };
 
@@ -481,6 +483,21 @@ static int apply_gmp(const struct raw *raw, struct node_config *c, char *why)
 	return 0;
 }
 
+static int apply_tls(const struct raw *raw, struct node_config *c, char *why)
+{
+	const struct config_tls *t = raw->tls;
+
+	if (!t)
+		return 0;
+	if (!t->cacert || !t->cert || !t->key)
+		return refuse(why, "tls.%s: is missing: give cacert, cert and key",
+			      !t->cacert ? "cacert"
+			      : !t->cert ? "cert"
+					 : "key");
+	c->tls = config_tls_copy(t);
+	return c->tls ? 0 : -ENOMEM;
+}
+
 static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 {
 	const struct raw_limits *l = raw->limits;
@@ -507,7 +524,7 @@ static int raw_apply(const struct raw *raw, struct node_config *c, char *why)
 {
 	static int (*const steps[])(const struct raw *, struct node_config *, char *) = {
 		apply_node,  apply_controllers, apply_paths, apply_overlay,
-		apply_ports, apply_gmp,		apply_rest,
+		apply_ports, apply_gmp,		apply_tls,   apply_rest,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
@@ -560,6 +577,7 @@ void node_config_free(struct node_config *config)
 	free(config->socket);
 	free(config->state_dir);
 	free(config->overlay_device);
+	config_tls_free(config->tls);
 	free((char *)config->datapath.root);
 	free(config);
 }

@@ -24,11 +24,15 @@
  *       max_groups: 4096, max_sources: 1024, max_hosts: 256, max_reports_per_second: 10000,
  *       membership_interval_ms: 0 }
  *   limits: { ports: 4096, remotes: 4096, routes: 65536, lists: 131072, punt_rate: 20000 }
+ *   tls:                            # none: plaintext
+ *     { cacert: /etc/mcmesh/ca.pem, cert: /etc/mcmesh/n1.pem, key: /etc/mcmesh/n1.key,
+ *       server_name: controller.mesh }  # default: the host in controllers
  *   log_level: info                 # error | warning | info | debug
  */
 #include <stdint.h>
 
 #include "common/addr.h"
+#include "common/config.h"
 #include "common/log.h"
 #include "node/datapath/datapath.h"
 #include "node/gmp/gmp.h"
@@ -53,6 +57,7 @@ struct node_config {
 	size_t n_ports;
 	struct gmp_config gmp;
 	struct datapath_options datapath; /* root is owned */
+	struct config_tls *tls;		  /* NULL: plaintext */
 	enum log_level log_level;
 };
 

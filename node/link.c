@@ -6,18 +6,22 @@
  * dead controller has back-off of its own, which is not wanted here.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/log.h"
+#include "common/rpc_tls.h"
 
-#define LINK_PATH "/mcmesh.v1.NodeService/Sync"
+#define TLS_LOOK_US 1000000
+#define LINK_PATH   "/mcmesh.v1.NodeService/Sync"
 
 struct agent_link {
 	struct agent *agent;
 	struct rpc_channel *channel;
 	struct rpc_call *call;	   /* the current stream, or NULL */
 	sd_event_source *deferred; /* uplink inputs must not come from inside its ops */
+	sd_event_source *tls_look;
 };
 
 static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
@@ -55,7 +59,20 @@ static void link_disconnect(void *userdata)
 	}
 	rpc_channel_free(link->channel);
 	link->channel = NULL;
-	sd_event_source_set_enabled(link->deferred, SD_EVENT_OFF);
+	if (link->deferred)
+		sd_event_source_set_enabled(link->deferred, SD_EVENT_OFF);
+}
+
+static void link_failed(struct agent *a)
+{
+	char why[RPC_TLS_WHY_MAX] = "";
+
+	if (a->tls)
+		rpc_tls_why(a->tls, why);
+	uplink_closed(a->uplink, RPC_UNAVAILABLE,
+		      why[0] ? why
+			     : "the address cannot be used: see controllers in the configuration",
+		      agent_now_ms());
 }
 
 /* The next loop turn: the stream is ready for the Hello, or never will be. */
@@ -66,9 +83,7 @@ static int on_deferred(sd_event_source *source, void *userdata)
 	if (link->call)
 		uplink_opened(link->agent->uplink, agent_now_ms());
 	else
-		uplink_closed(link->agent->uplink, RPC_UNAVAILABLE,
-			      "the address cannot be used: see controllers in the configuration",
-			      agent_now_ms());
+		link_failed(link->agent);
 	return 0;
 }
 
@@ -76,7 +91,7 @@ static void link_connect(const char *target, void *userdata)
 {
 	struct agent *a = userdata;
 	struct agent_link *link = a->link;
-	struct rpc_channel_options options = { .target = target };
+	struct rpc_channel_options options = { .target = target, .tls = a->tls };
 
 	link_disconnect(a);
 	if (rpc_channel_new(a->rpc, &options, &link->channel) >= 0 &&
@@ -145,6 +160,61 @@ const struct uplink_ops agent_link_ops = {
 	.refused = link_refused,
 };
 
+/* ---- certificates --------------------------------------------------------------- */
+
+static void tls_event(void *userdata, bool bad, const char *sentence)
+{
+	if (bad)
+		log_warning("%s", sentence);
+	else
+		log_info("%s", sentence);
+}
+
+int agent_tls_new(const struct node_config *config, bool may_wait, struct rpc_tls **ret_tls,
+		  char why[AGENT_WHY_MAX])
+{
+	const struct rpc_tls_options options = {
+		.cacert = config->tls->cacert,
+		.cert = config->tls->cert,
+		.key = config->tls->key,
+		.server_name = config->tls->server_name,
+		.may_wait = may_wait,
+		.on_event = tls_event,
+	};
+	char tls_why[RPC_TLS_WHY_MAX];
+	int r = rpc_tls_new(&options, ret_tls, tls_why);
+
+	snprintf(why, AGENT_WHY_MAX, "%s", tls_why);
+	return r;
+}
+
+/* So that a bad file is told of before it is needed. */
+static int on_tls_look(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct agent_link *link = userdata;
+
+	rpc_tls_refresh(link->agent->tls);
+	sd_event_source_set_time_relative(source, TLS_LOOK_US);
+	return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
+}
+
+static int tls_start(struct agent_link *link)
+{
+	struct agent *a = link->agent;
+	char why[AGENT_WHY_MAX];
+	int r;
+
+	if (!a->config->tls)
+		return 0;
+	r = agent_tls_new(a->config, true, &a->tls, why);
+	if (r < 0)
+		return r;
+	if (why[0])
+		log_error("No controller can be asked until this is mended: %s", why);
+	return sd_event_add_time_relative(a->event, &link->tls_look, CLOCK_MONOTONIC, TLS_LOOK_US,
+					  TLS_LOOK_US / 4, on_tls_look, link);
+}
+
 int agent_link_new(struct agent *agent, struct agent_link **ret_link)
 {
 	struct agent_link *link = calloc(1, sizeof(*link));
@@ -154,8 +224,10 @@ int agent_link_new(struct agent *agent, struct agent_link **ret_link)
 		return -ENOMEM;
 	link->agent = agent;
 	r = sd_event_add_defer(agent->event, &link->deferred, on_deferred, link);
+	if (r >= 0)
+		r = tls_start(link);
 	if (r < 0) {
-		free(link);
+		agent_link_free(link);
 		return r;
 	}
 	sd_event_source_set_enabled(link->deferred, SD_EVENT_OFF);
@@ -169,5 +241,6 @@ void agent_link_free(struct agent_link *link)
 		return;
 	link_disconnect(link->agent);
 	sd_event_source_disable_unref(link->deferred);
+	sd_event_source_disable_unref(link->tls_look);
 	free(link);
 }

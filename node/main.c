@@ -17,6 +17,7 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "common/rpc.h"
+#include "common/rpc_tls.h"
 #include "node/agent.h"
 #include "node/config.h"
 #include "node/rtnl/rtnl.h"
@@ -121,6 +122,21 @@ static int remove_all(const struct node_config *config)
 	return r;
 }
 
+static int check_tls(const struct node_config *config)
+{
+	struct rpc_tls *tls = NULL;
+	char why[AGENT_WHY_MAX];
+
+	if (!config->tls)
+		return 0;
+	if (agent_tls_new(config, false, &tls, why) < 0) {
+		log_error("%s", why);
+		return 1;
+	}
+	rpc_tls_free(tls);
+	return 0;
+}
+
 static void block_signals(void)
 {
 	sigset_t set;
@@ -155,7 +171,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (arguments.check)
-		return 0;
+		return check_tls(config);
 	log_open("mcmesh-agent", config->log_level);
 	if (arguments.remove)
 		return remove_all(config) < 0;

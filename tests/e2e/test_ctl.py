@@ -221,7 +221,7 @@ def test_errors_say_what_to_do(fake, pb, tmp_path):
 @pytest.mark.parametrize("args", [
     [], ["node"], ["node", "frob"], ["node", "list", "--segment", "1"], ["route", "list"],
     ["group", "list", "--segment", "-1"], ["-o", "xml", "node", "list"], ["node", "list", "x"],
-    ["explain", "--group"], ["node", "list", "--cacert", "x"],
+    ["explain", "--group"],
 ])
 def test_bad_usage_is_2_and_one_sentence(args):
     r = subprocess.run([find_ctl(), *args], capture_output=True, text=True, timeout=20)

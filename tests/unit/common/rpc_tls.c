@@ -215,8 +215,8 @@ static void up(void)
 static void down(void)
 {
 	rpc_server_free(f.server);
-	rpc_free(f.rpc);
 	rpc_tls_free(f.tls);
+	rpc_free(f.rpc);
 	remove_dir();
 }
 
