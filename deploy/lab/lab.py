@@ -10,6 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import certificates  # noqa: E402
 import programs  # noqa: E402
 import topology as topo  # noqa: E402
 from topology import LabError  # noqa: E402
@@ -60,7 +61,8 @@ def parse_up(args):
     parser.add_argument("--ports", type=int, default=2, help="workloads on each node")
     parser.add_argument("--controllers", type=int, default=1)
     parser.add_argument("--store", default="memory", choices=["memory", "sqlite", "etcd"])
-    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--tls", action="store_true",
+                        help="mutual TLS; certificates in /run/mcmesh-lab/pki")
     parser.add_argument("--kernel-vxlan", action="store_true")
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
     parser.add_argument("--agent-set", action="append", default=[], metavar="KEY=VALUE",
@@ -78,8 +80,6 @@ def parse_up(args):
     if o.controllers != 1:
         raise UsageError("several controllers need the etcd store, which is not built yet: "
                          "use --controllers 1")
-    if o.tls:
-        raise UsageError("mTLS is not built yet: leave --tls out")
     for item in o.agent_set + o.controller_set:
         if "=" not in item:
             raise UsageError(f"a setting is KEY=VALUE, not '{item}'")
@@ -88,7 +88,7 @@ def parse_up(args):
 
 def state_of(o):
     return {"nodes": o.nodes, "ports": o.ports, "controllers": o.controllers, "store": o.store,
-            "ipv6_underlay": o.ipv6_underlay, "agent_set": ["limits.ports=4096"] + o.agent_set,
+            "ipv6_underlay": o.ipv6_underlay, "tls": o.tls, "agent_set": ["limits.ports=4096"] + o.agent_set,
             "controller_set": o.controller_set, "mounted_bpffs": False}
 
 
@@ -102,6 +102,9 @@ def cmd_up(args):
         state = state_of(o)
         try:
             programs.save(state)
+            if o.tls:
+                certificates.make(programs.agents(state), programs.controllers(state),
+                                  o.ipv6_underlay)
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
             topo.up(o.nodes, o.ports, o.controllers)
@@ -138,6 +141,8 @@ def cmd_exec(args):
     if command[0] == "--":
         command = command[1:]
     os.environ["MCMESH_CONTROLLER"] = f"{topo.controller_address('c1')}:{programs.PORT}"
+    if certificates.PKI.is_dir():
+        certificates.export()
     if topo.NODE.match(name):
         os.environ["MCMESH_AGENT"] = f"unix:{programs.RUN / name / 'agent.sock'}"
     line = topo.enter(name, *command)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 
+import certificates
 import topology as topo
 from topology import LabError
 
@@ -170,6 +171,8 @@ def agent_config(state, node):
         "bpf_root": str(PINS / node),
         "ports": [{"match": f"{node}p*", "segment": 1}],
     }
+    if state.get("tls"):
+        config["tls"] = certificates.files(node)
     apply_settings(config, state["agent_set"])
     return config
 
@@ -180,6 +183,8 @@ def controller_config(state, name):
         "listen": [f"{topo.controller_address(name)}:{PORT}"],
         "store": state["store"],
     }
+    if state.get("tls"):
+        config["tls"] = certificates.files(name)
     apply_settings(config, state["controller_set"])
     return config
 
@@ -200,7 +205,9 @@ def start_agent(state, node):
 
 def start_controller(state, name):
     config = write_config(name, "controller", controller_config(state, name))
-    return spawn(name, "controller", [program("mcmesh-controller"), "--config", config])
+    insecure = [] if state.get("tls") else ["--insecure"]
+    return spawn(name, "controller",
+                 [program("mcmesh-controller"), "--config", config, *insecure])
 
 
 # ---- mcmeshctl --------------------------------------------------------------
@@ -211,6 +218,8 @@ def ctl_command(args, agent=None, controller="c1"):
         target = ["--agent", f"unix:{RUN / agent / 'agent.sock'}"]
     else:
         target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]
+        if certificates.PKI.is_dir():
+            target += certificates.arguments()
     return topo.enter(agent or controller, program("mcmeshctl"), *target, *args)
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One lab a session; every test leaves it as it found it.
+"""One lab a session; every test leaves it as it found it. MCMESH_E2E_TLS=1: with TLS.
 
 Nothing here sleeps to wait for something: it polls for the fact, with a
 deadline. That nothing arrived is judged once a member got the last packet.
 """
 import itertools
+import os
 import pathlib
 import select
 import subprocess
@@ -29,6 +30,7 @@ LEAVE_S = 2 * 150 / 1000
 HOLD_MS = 4000
 SLACK_S = 3
 PACKETS = 50
+TLS = os.environ.get("MCMESH_E2E_TLS", "0") not in ("", "0")
 
 
 def lab_command(*args, check=True, **options):
@@ -169,7 +171,7 @@ class Lab:
 def mesh():
     lab_command("down")
     settings = [f"--agent-set={s}" for s in SETTINGS] + [f"--controller-set=hold_ms={HOLD_MS}"]
-    up = lab_command("up", *settings, check=False)
+    up = lab_command("up", *settings, *(['--tls'] if TLS else []), check=False)
     if up.returncode:
         pytest.exit(f"the lab does not come up: {up.stderr}", returncode=1)
     yield Lab()

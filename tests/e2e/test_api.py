@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 
+import certificates
 import programs
 import pytest
 import sockets
 import topology as topo
-from conftest import TOP, lab_command
+from conftest import TLS, TOP, lab_command
+
+
+def credentials():
+    return certificates.environment() if TLS else {}
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +33,15 @@ def stubs(tmp_path_factory):
 
 
 CLIENT = """
-import json, sys, grpc
+import json, os, sys, grpc
 from google.protobuf import json_format
 from mcmesh.v1 import mesh_pb2 as m, mesh_pb2_grpc as g
-with grpc.insecure_channel(sys.argv[1]) as channel:
+def connect(target):
+    if "MCMESH_CACERT" not in os.environ:
+        return grpc.insecure_channel(target)
+    ca, key, cert = (open(os.environ["MCMESH_" + k], "rb").read() for k in ("CACERT", "KEY", "CERT"))
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert))
+with connect(sys.argv[1]) as channel:
     grpc.channel_ready_future(channel).result(10)
     stub = g.MeshServiceStub(channel)
     answers = [stub.ListNodes(m.ListNodesRequest(), timeout=5),
@@ -61,7 +71,7 @@ def test_mesh_service_by_python(lab, group, stubs):
     done = subprocess.run(
         topo.enter("c1", sys.executable, "-c", CLIENT,
                    f"{topo.controller_address('c1')}:{programs.PORT}", group),
-        capture_output=True, text=True, timeout=30, env=dict(os.environ, PYTHONPATH=str(stubs)))
+        capture_output=True, text=True, timeout=30, env=dict(os.environ, PYTHONPATH=str(stubs), **credentials()))
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     nodes, groups, members, routes, verify = answer["answers"]
