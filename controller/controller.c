@@ -139,11 +139,12 @@ static void on_lost(void *userdata, const char *why)
 static void registry_publish(struct controller_box *box)
 {
 	struct controller *c = &box->c;
-	struct registry_node *node = registry_changed_after(c->registry, box->published);
+	struct registry_node *node;
 
 	if (!store_is_shared(c->store))
 		return;
-	for (; node; node = TAILQ_NEXT(node, by_serial)) {
+	for (node = registry_changed_after(c->registry, box->published); node;
+	     node = TAILQ_NEXT(node, by_serial)) {
 		bool silent = !registry_is_alive(node);
 
 		if (node->elsewhere || node->holder[0] || !node->session_id ||

@@ -122,13 +122,14 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 	if (!a || !m)
 		return;
 	before = mirror_revision(a->mirror, a->segment);
-	uplink_message(a->uplink, m, swarm_now_ms());
+	/* Before the uplink sees it, which reports again at once. */
 	if (m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED) {
 		a->accepted = m->accepted->sequence;
 		a->accepted_revision = m->accepted->revision;
 		a->swarm->accept_us[a->swarm->n_accepts++ % SWARM_SAMPLES_MAX] =
 			(uint32_t)(swarm_now_us() - a->reported_us);
 	}
+	uplink_message(a->uplink, m, swarm_now_ms());
 	if (mirror_revision(a->mirror, a->segment) != before)
 		a->applied_us = swarm_now_us();
 	if (!a->queued)
