@@ -18,6 +18,12 @@
 static _Atomic(void (*)(const char *line)) log_fn;
 
 static _Atomic uint64_t handshakes_failed;
+static atomic_bool listener_lost;
+
+bool rpc_listener_lost(void)
+{
+	return atomic_load(&listener_lost);
+}
 
 uint64_t rpc_handshakes_failed(void)
 {
@@ -35,6 +41,9 @@ static void core_log(gpr_log_func_args *args)
 	if (strcmp(file, "chttp2_server.cc") == 0 &&
 	    strncmp(args->message, "Handshaking failed", strlen("Handshaking failed")) == 0)
 		atomic_fetch_add(&handshakes_failed, 1);
+	if (strcmp(file, "tcp_server_posix.cc") == 0 &&
+	    strncmp(args->message, "Failed accept4", strlen("Failed accept4")) == 0)
+		atomic_store(&listener_lost, true);
 	if (!fn || args->severity < GPR_LOG_SEVERITY_ERROR)
 		return;
 	snprintf(line, sizeof(line), "%s (%s:%d)", args->message, file, args->line);

@@ -175,8 +175,16 @@ void rpc_server_set_serving(struct rpc_server *server, bool serving);
 
 int rpc_server_start(struct rpc_server *server);
 
-/* Calls that were refused or ended because their certificate was over. */
-uint64_t rpc_server_expired(const struct rpc_server *server);
+struct rpc_server_counters {
+	uint64_t expired; /* calls refused or ended because their certificate was over */
+	uint64_t shut;	  /* how often new connections had to wait: nearly no descriptors left */
+};
+
+struct rpc_server_counters rpc_server_counters(const struct rpc_server *server);
+
+/* A listener of this process ended on an error that the library does not survive:
+ * no new connections come any more. */
+bool rpc_listener_lost(void);
 
 /* NOT_SERVING, no new calls; on_stopped once every call has ended. Calls still
  * open after grace_ms are cancelled. */

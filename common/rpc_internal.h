@@ -34,6 +34,8 @@
 #define RPC_WINDOW_BYTES	       (1024 * 1024)
 /* TCP, TLS and HTTP/2 settings together: who takes longer is cut off. */
 #define RPC_HANDSHAKE_TIMEOUT_MS 5000
+/* How often the guard of the ports looks (rpc_guard.c). */
+#define RPC_GUARD_LOOK_MS 200
 /* Certificates are looked at as often, so that a clock that was set counts. */
 #define RPC_EXPIRY_LOOK_MS 60000
 /* After the loop's other work of the turn. */
@@ -135,6 +137,8 @@ struct rpc_server {
 	struct rpc_tag on_notify;
 	uint64_t cancel_at_ms; /* 0: none */
 	struct rpc_tls *tls;
+	struct rpc_guard *guard;
+	uint64_t guard_at_ms;
 	uint64_t expiry_at_ms; /* the next look at the calls' certificates; 0: none */
 	uint64_t expired;
 	int (*authorize)(const struct rpc_call *call, const char *path, void *userdata,
@@ -183,6 +187,14 @@ void rpc_server_call_gone(struct rpc_server *server);
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms);
 /* The deadline of the next tick; UINT64_MAX: none. */
 uint64_t rpc_server_next_ms(const struct rpc_server *server);
+
+/* rpc_guard.c */
+struct rpc_guard;
+/* Guards the sockets that listen on the port; *guard is made with the first. */
+int rpc_guard_listen(struct rpc_guard **guard, int port);
+uint64_t rpc_guard_tick(struct rpc_guard *guard, uint64_t now_ms);
+uint64_t rpc_guard_shut(const struct rpc_guard *guard);
+void rpc_guard_free(struct rpc_guard *guard);
 
 /* rpc_tls.c */
 /* Until rpc_tls_release(): gRPC may ask for a pair at any time. */

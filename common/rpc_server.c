@@ -145,7 +145,8 @@ static int server_listen(struct rpc_server *server, const char *listen, int *ret
 	if (port == 0)
 		return -EADDRINUSE;
 	*ret_port = port;
-	return 0;
+	/* Without a loop of rpc_poll() nobody would look. */
+	return path || server->rpc->event ? 0 : rpc_guard_listen(&server->guard, port);
 }
 
 /* ---- calls ------------------------------------------------------------------ */
@@ -437,6 +438,7 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *userdata)
 
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms)
 {
+	server->guard_at_ms = rpc_guard_tick(server->guard, now_ms);
 	if (server->expiry_at_ms && now_ms >= server->expiry_at_ms)
 		server_check_expiry(server, now_ms);
 	if (!server->cancel_at_ms || now_ms < server->cancel_at_ms)
@@ -447,18 +449,18 @@ void rpc_server_tick(struct rpc_server *server, uint64_t now_ms)
 
 uint64_t rpc_server_next_ms(const struct rpc_server *server)
 {
-	uint64_t next_ms = UINT64_MAX;
+	uint64_t next_ms = server->guard_at_ms ?: UINT64_MAX;
 
-	if (server->cancel_at_ms)
+	if (server->cancel_at_ms && server->cancel_at_ms < next_ms)
 		next_ms = server->cancel_at_ms;
 	if (server->expiry_at_ms && server->expiry_at_ms < next_ms)
 		next_ms = server->expiry_at_ms;
 	return next_ms;
 }
 
-uint64_t rpc_server_expired(const struct rpc_server *server)
+struct rpc_server_counters rpc_server_counters(const struct rpc_server *server)
 {
-	return server->expired;
+	return (struct rpc_server_counters){ server->expired, rpc_guard_shut(server->guard) };
 }
 
 static void server_cancel_in(struct rpc_server *server, uint64_t grace_ms)
@@ -512,6 +514,7 @@ void rpc_server_free(struct rpc_server *server)
 	grpc_server_destroy(server->server);
 	unix_release(server);
 	rpc_standard_free(server->standard);
+	rpc_guard_free(server->guard);
 	free(server->sets);
 	free(server);
 }

@@ -26,9 +26,9 @@
 #include "controller/config_nodes.h"
 #include "controller/node_service.h"
 
-#define TLS_LOOK_MS 1000
-#define MESH	    "/mcmesh.v1.MeshService/"
-#define BY_READERS  (ACCESS_BY_READ | ACCESS_BY_ADMIN | ACCESS_BY_CONTROLLER)
+#define LOOK_MS	   1000
+#define MESH	   "/mcmesh.v1.MeshService/"
+#define BY_READERS (ACCESS_BY_READ | ACCESS_BY_ADMIN | ACCESS_BY_CONTROLLER)
 
 const struct access_rule access_rules[] = {
 	{ "/mcmesh.v1.NodeService/Sync", ACCESS_BY_NODE },
@@ -247,22 +247,31 @@ void access_changed(struct controller *c)
 
 uint64_t access_turn(struct controller *c, uint64_t now_ms)
 {
-	uint64_t failed;
+	uint64_t failed, shut;
 
-	if (!c->tls)
-		return CONTROLLER_NEVER;
-	if (now_ms < c->tls_look_ms)
-		return c->tls_look_ms;
-	c->tls_look_ms = now_ms + TLS_LOOK_MS;
-	rpc_tls_refresh(c->tls);
+	if (now_ms < c->access_look_ms)
+		return c->access_look_ms;
+	c->access_look_ms = now_ms + LOOK_MS;
+	if (rpc_listener_lost() && !c->failed) {
+		log_error("no new connections can be accepted: stopping, to be started again");
+		c->failed = true;
+	}
+	if (c->tls)
+		rpc_tls_refresh(c->tls);
+	shut = rpc_server_counters(c->server).shut;
+	if (shut != c->counters.doors_shut)
+		log_warning("New connections wait: nearly as many are open as this process may "
+			    "have files. total=%llu",
+			    (unsigned long long)shut);
+	c->counters.doors_shut = shut;
 	failed = rpc_handshakes_failed();
 	if (failed != c->counters.handshakes_failed)
-		log_warning("TLS handshakes failed: no certificate, a foreign one, no TLS, or too "
+		log_warning("Handshakes failed: no certificate, a foreign one, no TLS, or too "
 			    "slow. new=%llu total=%llu",
 			    (unsigned long long)(failed - c->counters.handshakes_failed),
 			    (unsigned long long)failed);
 	c->counters.handshakes_failed = failed;
-	return c->tls_look_ms;
+	return c->access_look_ms;
 }
 
 static void tls_event(void *userdata, bool bad, const char *sentence)

@@ -33,6 +33,7 @@ struct controller_counters {
 	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;
 	/* segments_refused: subscriptions to segments that are not the node's. */
 	uint64_t calls_denied, hellos_denied, segments_refused, handshakes_failed;
+	uint64_t doors_shut; /* see rpc_server_counters */
 };
 
 struct controller {
@@ -40,7 +41,7 @@ struct controller {
 	const struct controller_config *records; /* whose `nodes` are in force */
 	struct rpc *rpc;
 	struct rpc_tls *tls; /* NULL: plaintext */
-	uint64_t tls_look_ms;
+	uint64_t access_look_ms;
 	struct rpc_server *server;
 	struct store *store;
 	struct log *log;

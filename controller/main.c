@@ -17,6 +17,8 @@
 #include "controller/controller.h"
 
 #define EXIT_USAGE 2
+/* Open files besides an old and a new connection of each agent. */
+#define FILES_MIN 16384
 
 const char *argp_program_version = "mcmesh-controller " MCMESH_VERSION;
 
@@ -137,14 +139,19 @@ static int run(const struct controller_config *config, const char *path, struct 
 	return r;
 }
 
-/* A connection is a file: whoever opens many must not keep agents out. */
-static void raise_files(void)
+/* A connection is a file. Not more of them than wanted: memory goes with each. */
+static void raise_files(const struct controller_config *config)
 {
+	rlim_t wanted = 2 * (rlim_t)config->limits.agents + FILES_MIN;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
 		return;
-	limit.rlim_cur = limit.rlim_max;
+	limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+	if (limit.rlim_cur < wanted)
+		log_warning("Few files may be open: strangers that connect can keep agents out. "
+			    "limit=%llu wanted=%llu",
+			    (unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
@@ -170,7 +177,7 @@ int main(int argc, char **argv)
 		return fail("out of memory");
 	config->insecure |= a.insecure;
 	log_open("mcmesh-controller", config->log_level);
-	raise_files();
+	raise_files(config);
 	/* Before gRPC starts its threads, so that they inherit the mask. */
 	sigemptyset(&signals.set);
 	sigaddset(&signals.set, SIGTERM);

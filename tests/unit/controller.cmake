@@ -10,3 +10,6 @@ mcmesh_test(test_controller_feed
 # Not a test: prints what the controller's log costs at scale.
 add_executable(mcmesh-bench-plan EXCLUDE_FROM_ALL bench/plan.c)
 target_link_libraries(mcmesh-bench-plan PRIVATE mcmesh_controller)
+mcmesh_test(test_controller_access
+	SOURCES unit/controller/access.c unit/controller/harness.c LIBS mcmesh_controller)
+target_compile_definitions(test_controller_access PRIVATE SOURCE_DIR="${CMAKE_SOURCE_DIR}")

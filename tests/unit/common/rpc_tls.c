@@ -547,7 +547,7 @@ Test(rpc_tls, streams_end_with_their_certificate)
 	begin(channel, &r);
 	until(r.closed);
 	cr_assert_eq(r.status, RPC_UNAUTHENTICATED, "%s", r.text);
-	cr_assert_eq(rpc_server_expired(f.server), 2);
+	cr_assert_eq(rpc_server_counters(f.server).expired, 2);
 	rpc_channel_free(channel);
 	rpc_tls_free(to.tls);
 	down();

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * DOC: strangers at the door
+ *
+ * Whoever can reach a TCP port can open connections without a certificate. Each
+ * is a descriptor and some memory until its handshake fails, or for
+ * RPC_HANDSHAKE_TIMEOUT_MS. The library has no limit for them, and an accept(2)
+ * that finds no free descriptor ends its listener for good. So before the last
+ * descriptors are taken the guard shuts the door: a socket filter on the
+ * listening sockets drops what would become new connections (TCP tries again)
+ * until enough of the others are gone. Connections that are there do not notice.
+ *
+ * The kernel gives the lowest free number, so "all below a threshold are taken"
+ * is one fcntl(2).
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "common/rpc_internal.h"
+
+/* Descriptors left for what is not accepted at the port. At most that many
+ * connections wait for accept(2) or come between two looks. */
+#define GUARD_RESERVE 8192
+#define GUARD_BACKLOG 1024
+
+struct rpc_guard {
+	int *fds; /* the library's: not ours to close */
+	size_t n;
+	int shut_at, open_at;
+	bool is_shut;
+	uint64_t shut, look_ms;
+};
+
+static bool listens_on(int fd, int port)
+{
+	struct sockaddr_in6 address = { 0 };
+	socklen_t size = sizeof(address), int_size = sizeof(int);
+	int listening = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &int_size) < 0 || !listening ||
+	    getsockname(fd, (struct sockaddr *)&address, &size) < 0)
+		return false;
+	/* The port is at the same place in both. */
+	return (address.sin6_family == AF_INET || address.sin6_family == AF_INET6) &&
+	       ntohs(address.sin6_port) == port;
+}
+
+static int guard_add(struct rpc_guard *guard, int fd)
+{
+	int *fds = reallocarray(guard->fds, guard->n + 1, sizeof(*fds));
+
+	if (!fds)
+		return -ENOMEM;
+	guard->fds = fds;
+	guard->fds[guard->n++] = fd;
+	/* A shorter queue than the library's: it counts against the reserve. */
+	return listen(fd, GUARD_BACKLOG) < 0 ? -errno : 0;
+}
+
+int rpc_guard_listen(struct rpc_guard **guard, int port)
+{
+	struct rpc_guard *g = *guard ?: calloc(1, sizeof(*g));
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	int r = 0;
+
+	*guard = g;
+	if (!g || !dir) {
+		if (dir)
+			closedir(dir);
+		return -ENOMEM;
+	}
+	while (r == 0 && (entry = readdir(dir))) {
+		int fd = atoi(entry->d_name);
+
+		if (fd > 0 && listens_on(fd, port))
+			r = guard_add(g, fd);
+	}
+	closedir(dir);
+	return r;
+}
+
+static void guard_measure(struct rpc_guard *guard)
+{
+	struct rlimit limit = { 0 };
+	rlim_t files, reserve;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	files = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
+	reserve = files / 2 < GUARD_RESERVE ? files / 2 : GUARD_RESERVE;
+	guard->shut_at = (int)(files - reserve);
+	guard->open_at = guard->shut_at - guard->shut_at / 8;
+}
+
+static void guard_set(struct rpc_guard *guard, bool shut)
+{
+	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+	const struct sock_fprog program = { 1, &drop };
+
+	for (size_t i = 0; i < guard->n; i++)
+		setsockopt(guard->fds[i], SOL_SOCKET, shut ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
+			   &program, sizeof(program));
+	guard->is_shut = shut;
+	guard->shut += shut;
+}
+
+uint64_t rpc_guard_tick(struct rpc_guard *guard, uint64_t now_ms)
+{
+	int lowest;
+
+	if (!guard || !guard->n)
+		return UINT64_MAX;
+	if (now_ms < guard->look_ms)
+		return guard->look_ms;
+	guard->look_ms = now_ms + RPC_GUARD_LOOK_MS;
+	guard_measure(guard);
+	lowest = fcntl(guard->fds[0], F_DUPFD_CLOEXEC, 0);
+	if (lowest >= 0)
+		close(lowest);
+	else
+		lowest = guard->shut_at;
+	if (!guard->is_shut && lowest >= guard->shut_at)
+		guard_set(guard, true);
+	else if (guard->is_shut && lowest < guard->open_at)
+		guard_set(guard, false);
+	return guard->look_ms;
+}
+
+uint64_t rpc_guard_shut(const struct rpc_guard *guard)
+{
+	return guard ? guard->shut : 0;
+}
+
+void rpc_guard_free(struct rpc_guard *guard)
+{
+	if (!guard)
+		return;
+	free(guard->fds);
+	free(guard);
+}
