@@ -5,6 +5,7 @@ Nothing here sleeps to wait for something: it polls for the fact, with a
 deadline. That nothing arrived is judged once a member got the last packet.
 """
 import itertools
+import json
 import os
 import pathlib
 import select
@@ -17,6 +18,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "deploy/lab"))
 sys.path.insert(0, str(TOP / "tests/e2e"))
 
+import certificates  # noqa: E402
 import programs  # noqa: E402
 import sockets  # noqa: E402
 import topology as topo  # noqa: E402
@@ -167,15 +169,62 @@ class Lab:
         return left
 
 
-@pytest.fixture(scope="session")
-def mesh():
-    lab_command("down")
+def mesh_up(tls):
     settings = [f"--agent-set={s}" for s in SETTINGS] + [f"--controller-set=hold_ms={HOLD_MS}"]
-    up = lab_command("up", *settings, *(['--tls'] if TLS else []), check=False)
+    lab_command("down")
+    up = lab_command("up", *settings, *(["--tls"] if tls else []), check=False)
     if up.returncode:
         pytest.exit(f"the lab does not come up: {up.stderr}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    mesh_up(TLS)
     yield Lab()
     lab_command("down")
+
+
+@pytest.fixture(scope="module")
+def tls_mesh(mesh):
+    """For the tests of one file, the lab is one with TLS."""
+    mesh_up(True)
+    yield mesh
+    mesh_up(TLS)
+
+
+@pytest.fixture
+def tls_lab(tls_mesh, lab):
+    return lab
+
+
+@pytest.fixture(scope="session")
+def stubs(tmp_path_factory):
+    """Python's own code from our proto files, as any client would make it."""
+    out = tmp_path_factory.mktemp("stubs")
+    files = [str(p.relative_to(TOP / "proto")) for p in (TOP / "proto/mcmesh").rglob("*.proto")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", TOP / "proto",
+                    f"--python_out={out}", f"--grpc_python_out={out}", *files], check=True)
+    return out
+
+
+@pytest.fixture
+def client(stubs):
+    """client.py in a namespace: the JSON lines that it prints. `certificate` names one
+    in the lab's pki, or is a map of cacert, cert, key; None: plaintext."""
+
+    def run(*args, name="c1", certificate="admin" if TLS else None, command=None,
+            target=f"{topo.controller_address('c1')}:{programs.PORT}"):
+        files = certificates.files(certificate) if isinstance(certificate, str) else certificate
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MCMESH_C")}
+        env.update({f"MCMESH_{k.upper()}": v for k, v in (files or {}).items()})
+        env["PYTHONPATH"] = str(stubs)
+        line = command or [sys.executable, str(TOP / "tests/e2e/client.py")]
+        done = subprocess.run(topo.enter(name, *line, target, *map(str, args)), text=True,
+                              capture_output=True, timeout=60, env=env)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(row) for row in done.stdout.splitlines()]
+
+    return run
 
 
 @pytest.fixture

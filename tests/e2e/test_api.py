@@ -3,78 +3,24 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import certificates
 import programs
 import pytest
 import sockets
 import topology as topo
-from conftest import TLS, TOP, lab_command
+from conftest import TOP, lab_command
 
 
-def credentials():
-    return certificates.environment() if TLS else {}
+NODE_JS = TOP / "build/nodejs"
 
 
-@pytest.fixture(scope="module")
-def stubs(tmp_path_factory):
-    """Python's own code from our proto files, as any client would make it."""
-    out = tmp_path_factory.mktemp("stubs")
-    files = [str(p.relative_to(TOP / "proto")) for p in (TOP / "proto/mcmesh").rglob("*.proto")]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-I", TOP / "proto",
-                    f"--python_out={out}", f"--grpc_python_out={out}", *files], check=True)
-    sys.path.insert(0, str(out))
-    yield out
-    sys.path.remove(str(out))
-
-
-CLIENT = """
-import json, os, sys, grpc
-from google.protobuf import json_format
-from mcmesh.v1 import mesh_pb2 as m, mesh_pb2_grpc as g
-def connect(target):
-    if "MCMESH_CACERT" not in os.environ:
-        return grpc.insecure_channel(target)
-    ca, key, cert = (open(os.environ["MCMESH_" + k], "rb").read() for k in ("CACERT", "KEY", "CERT"))
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert))
-with connect(sys.argv[1]) as channel:
-    grpc.channel_ready_future(channel).result(10)
-    stub = g.MeshServiceStub(channel)
-    answers = [stub.ListNodes(m.ListNodesRequest(), timeout=5),
-               stub.ListGroups(m.ListGroupsRequest(), timeout=5),
-               stub.ListMembers(m.ListMembersRequest(group=sys.argv[2]), timeout=5),
-               stub.ListRoutes(m.ListRoutesRequest(node="n1"), timeout=5),
-               stub.Verify(m.VerifyRequest(), timeout=5)]
-    try:
-        stub.ListRoutes(m.ListRoutesRequest(node="nobody"), timeout=5)
-        error = None
-    except grpc.RpcError as e:
-        error = [e.code().name, e.details()]
-    events = []
-    for event in stub.Watch(m.WatchRequest(), timeout=5):
-        events.append(event)
-        if event.type == m.WatchResponse.SYNCED:
-            break
-    full = lambda x: json_format.MessageToDict(x, including_default_value_fields=True)
-    print(json.dumps({"answers": [full(a) for a in answers], "error": error,
-                      "events": [full(e) for e in events]}))
-"""
-
-
-def test_mesh_service_by_python(lab, group, stubs):
-    lab.member("n2p1", group)
-    lab.wait_route("n1", group, remotes=["n2"])
-    done = subprocess.run(
-        topo.enter("c1", sys.executable, "-c", CLIENT,
-                   f"{topo.controller_address('c1')}:{programs.PORT}", group),
-        capture_output=True, text=True, timeout=30, env=dict(os.environ, PYTHONPATH=str(stubs), **credentials()))
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    nodes, groups, members, routes, verify = answer["answers"]
+def check_lists(group, answer):
+    nodes, groups, members, routes, verify = answer
     assert {n["name"]: n["state"] for n in nodes["nodes"]} == \
         {n: "CONNECTED" for n in ("n1", "n2", "n3")}
     assert {"segment": 1, "group": group, "nodes": ["n2"]} in groups["groups"]
@@ -82,8 +28,57 @@ def test_mesh_service_by_python(lab, group, stubs):
     route = [r for r in routes["routes"] if r["group"] == group]
     assert [(r["source"], r["ports"], r["remotes"]) for r in route] == [("*", [], [topo.vtep("n2")])]
     assert all(n["ok"] for n in verify["nodes"]) and len(verify["nodes"]) == 3
-    assert answer["error"][0] == "NOT_FOUND" and "node" in answer["error"][1]
-    assert any(e.get("member", {}).get("group") == group for e in answer["events"])
+
+
+def groups_of(events):
+    return {(e["type"], e["member"]["group"]) for e in events if e.get("member")}
+
+
+def check_client(lab, group, run):
+    """A list, a watch, and a watch that goes on where the first ended."""
+    lab.member("n2p1", group)
+    lab.wait_route("n1", group, remotes=["n2"])
+    check_lists(group, run("list", group)[0])
+    events = run("watch")
+    assert events[-1]["type"] == "SYNCED" and ("PUT", group) in groups_of(events)
+    token = events[-1]["resumeToken"]
+    missed = lab.new_group()
+    lab.member("n3p1", missed)
+    lab.wait_route("n1", missed, remotes=["n3"])
+    later = groups_of(run("watch", token))
+    assert ("PUT", missed) in later and ("PUT", group) not in later, later
+    end = run("watch", "bm8gdG9rZW4=")[-1]
+    assert end["code"] in ("OUT_OF_RANGE", "INVALID_ARGUMENT") and end["details"]
+
+
+def test_mesh_service_by_python(lab, group, client):
+    check_client(lab, group, client)
+
+
+def node_js():
+    """node and the two packages of package-lock.json; skips where they cannot be had."""
+    for program in ("node", "npm"):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed: run ./dev setup")
+    NODE_JS.mkdir(parents=True, exist_ok=True)
+    wanted = (TOP / "tests/e2e/nodejs/package-lock.json").read_bytes()
+    done = NODE_JS / "installed.json"
+    if not done.exists() or done.read_bytes() != wanted:
+        for name in ("package.json", "package-lock.json", ".npmrc"):
+            shutil.copy(TOP / "tests/e2e/nodejs" / name, NODE_JS / name)
+        got = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=NODE_JS, text=True,
+                             capture_output=True, timeout=120)
+        if got.returncode:
+            last = (got.stderr.strip().splitlines() or ["npm ci failed"])[0]
+            pytest.skip(f"the npm registry does not give the client's packages: {last}")
+        done.write_bytes(wanted)
+    shutil.copy(TOP / "tests/e2e/nodejs/client.js", NODE_JS / "client.js")
+    return ["node", str(NODE_JS / "client.js"), str(TOP / "proto")]
+
+
+def test_mesh_service_by_node_js(lab, group, client):
+    command = node_js()
+    check_client(lab, group, lambda *args: client(*args, command=command))
 
 
 def test_ctl_lists(lab, group):
