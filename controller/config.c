@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/cleanup.h"
+#include "controller/config_etcd.h"
 #include "controller/config_nodes.h"
 #include "controller/config_segments.h"
 #include "controller/plan/log.h"
@@ -40,7 +41,8 @@ struct file_limits {
 struct file {
 	char **listen;
 	unsigned int listen_count;
-	char *store, *name;
+	char *store, *name, *advertise;
+	struct controller_etcd *etcd;
 	uint32_t *heartbeat_ms, *stale_ms, *hold_ms, *coalesce_ms, *log_tombstones;
 	struct file_limits *limits;
 	struct log_config *defaults;
@@ -95,6 +97,10 @@ static const cyaml_schema_field_t fields[] = {
 			     segments, &config_segment_value, 0, SEGMENTS_IN_FILE_MAX),
 	CYAML_FIELD_SEQUENCE("nodes", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, nodes,
 			     &config_node_value, 0, NODES_IN_FILE_MAX),
+	CYAML_FIELD_MAPPING_PTR("etcd", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, etcd,
+				config_etcd_fields),
+	CYAML_FIELD_STRING_PTR("advertise", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
+			       advertise, 1, 127),
 	CYAML_FIELD_MAPPING_PTR("tls", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, tls,
 				config_tls_fields),
 	CYAML_FIELD_ENUM_PTR("insecure",
@@ -207,6 +213,8 @@ int controller_config_load(const char *path, struct controller_config **ret_conf
 		r = config_segments_take(path, f->defaults, f->segments, f->segments_count, c, why);
 	if (r == 0)
 		r = config_nodes_take(path, f->nodes, f->nodes_count, c, why);
+	if (r == 0)
+		r = config_etcd_take(path, f->etcd, f->advertise, c, why);
 	if (r == 0 && f->tls && !(c->tls = config_tls_copy(f->tls)))
 		r = -ENOMEM;
 	c->insecure = f->insecure && *f->insecure;
@@ -227,6 +235,7 @@ void controller_config_free(struct controller_config *c)
 	free(c->listen);
 	free(c->segments);
 	config_nodes_free(c);
+	config_etcd_free(c);
 	config_tls_free(c->tls);
 	free(c->store);
 	free(c->name);

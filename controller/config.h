@@ -5,7 +5,7 @@
  * The controller's configuration. Every key is optional:
  *
  *   listen: [0.0.0.0:7797]
- *   store: memory
+ *   store: memory             # or etcd:HOST:PORT[,HOST:PORT…]
  *   name: c1                  # default: the host name
  *   heartbeat_ms: 600
  *   stale_ms: 2000
@@ -24,6 +24,10 @@
  *   segments:                 # settings of one segment, above the defaults
  *     - { segment: 100, link_local_across_nodes: on }
  *   tls: { cacert: PATH, cert: PATH, key: PATH }
+ *   etcd:                     # with store: etcd:…
+ *     { cacert: PATH, cert: PATH, key: PATH, server_name: NAME, user: NAME,
+ *       password_file: PATH, prefix: /mcmesh/ }
+ *   advertise: HOST:PORT      # where other controllers reach this one
  *   insecure: no              # plaintext to where others can reach it
  *   nodes:                    # what is known of nodes, above their certificates (access.h)
  *     - { name: n1, vteps: [203.0.113.1], segments: [1, 100], evicted: no }
@@ -55,6 +59,11 @@ struct controller_node {
 	bool evicted;
 };
 
+struct controller_etcd {
+	struct config_tls tls; /* cacert NULL: plaintext */
+	char *user, *password_file, *prefix;
+};
+
 struct controller_config {
 	char **listen;
 	unsigned int listen_count;
@@ -67,6 +76,8 @@ struct controller_config {
 	struct controller_node *nodes; /* by name */
 	unsigned int nodes_count;
 	struct config_tls *tls; /* NULL: plaintext */
+	struct controller_etcd etcd;
+	char *advertise; /* NULL: config_advertise() finds it */
 	bool insecure;
 	enum log_level log_level;
 };

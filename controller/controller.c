@@ -23,6 +23,7 @@
 #include "common/cleanup.h"
 #include "common/rpc_tls.h"
 #include "controller/access.h"
+#include "controller/config_etcd.h"
 #include "controller/mesh_service.h"
 #include "controller/node_service.h"
 
@@ -455,17 +456,51 @@ static int load(struct controller *c, char why[CONTROLLER_WHY_MAX])
 	return 0;
 }
 
+static int etcd_tls_new(struct controller *c, char why[CONTROLLER_WHY_MAX])
+{
+	const struct config_tls *t = &c->config->etcd.tls;
+	const struct rpc_tls_options options = {
+		.cacert = t->cacert, .cert = t->cert, .key = t->key, .server_name = t->server_name
+	};
+	char tls_why[RPC_TLS_WHY_MAX] = "";
+	int r = t->cacert ? rpc_tls_new(&options, &c->etcd_tls, tls_why) : 0;
+
+	if (r < 0)
+		snprintf(why, CONTROLLER_WHY_MAX, "%s", tls_why);
+	return r;
+}
+
+static int store_begin(struct controller *c, char why[CONTROLLER_WHY_MAX])
+{
+	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
+	const struct controller_etcd *o = &c->config->etcd;
+	char address[ADVERTISE_MAX], store_why[STORE_WHY_MAX] = "out of memory";
+	struct store_etcd_options etcd = { .prefix = o->prefix,
+					   .user = o->user,
+					   .password_file = o->password_file };
+	const struct store_options options = {
+		.spec = c->config->store, .rpc = c->rpc, .advertise = address, .etcd = &etcd
+	};
+	int r = etcd_tls_new(c, why);
+
+	if (r < 0)
+		return r;
+	etcd.tls = c->etcd_tls;
+	config_advertise(c->config, address);
+	r = store_open(&options, &events, c, &c->store, store_why);
+	if (r < 0)
+		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
+	return r;
+}
+
 DEFINE_CLEANUP(struct controller *, controller_free)
 
 int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
 		   struct controller **ret_controller, char why[CONTROLLER_WHY_MAX])
 {
-	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
-	const struct store_options options = { .spec = config->store, .rpc = rpc };
 	struct controller_box *box = calloc(1, sizeof(*box));
 	_cleanup_(controller_free_p)
 	struct controller *c = box ? &box->c : NULL;
-	char store_why[STORE_WHY_MAX] = "out of memory";
 	int r;
 
 	snprintf(why, CONTROLLER_WHY_MAX, "out of memory");
@@ -476,14 +511,11 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	r = access_check_listen(config, why);
 	if (r == 0)
 		r = access_tls_new(config, &c->tls, why);
+	c->serving = true;
+	if (r == 0)
+		r = store_begin(c, why);
 	if (r < 0)
 		return r;
-	c->serving = true;
-	r = store_open(&options, &events, c, &c->store, store_why);
-	if (r < 0) {
-		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
-		return r;
-	}
 	r = log_new(c->store->epoch, c->store->revision, config->log_tombstones, &c->log);
 	if (r == 0 && !log_segment_get(c->log, 0))
 		r = -ENOMEM;
@@ -508,12 +540,14 @@ void controller_free(struct controller *c)
 		return;
 	rpc_server_free(c->server);
 	rpc_tls_free(c->tls);
+	/* Whoever waits for the store hears of its end. */
+	store_close(c->store);
+	rpc_tls_free(c->etcd_tls);
 	mesh_free(c->mesh);
 	watches_free(c->watches);
 	sessions_free(c->sessions);
 	queries_free(c->queries);
 	feed_free(c->feed);
-	store_close(c->store);
 	registry_free(c->registry);
 	log_free(c->log);
 	controller_config_free(((struct controller_box *)c)->reloaded);

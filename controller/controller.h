@@ -42,6 +42,7 @@ struct controller {
 	struct rpc *rpc;
 	struct rpc_tls *tls; /* NULL: plaintext */
 	uint64_t access_look_ms;
+	struct rpc_tls *etcd_tls; /* towards the store */
 	struct rpc_server *server;
 	struct store *store;
 	struct log *log;

@@ -54,7 +54,7 @@ struct feed_segment {
 
 struct feed {
 	struct controller *c;
-	TAILQ_HEAD(, sub) ready, waiting;
+	TAILQ_HEAD(, sub) ready, waiting, ahead;
 	TAILQ_HEAD(, feed_segment) dirty, segments;
 	size_t n_snapshots;
 	uint64_t round_ms, window_until_ms, bookmark_ms, bookmarked, last_snapshot_id;
@@ -73,6 +73,7 @@ int feed_new(struct controller *c, struct feed **ret_feed)
 	feed->c = c;
 	TAILQ_INIT(&feed->ready);
 	TAILQ_INIT(&feed->waiting);
+	TAILQ_INIT(&feed->ahead);
 	TAILQ_INIT(&feed->dirty);
 	TAILQ_INIT(&feed->segments);
 	*ret_feed = feed;
@@ -121,7 +122,7 @@ static struct feed_segment *segment_get(struct feed *feed, struct log_segment *s
 
 static void sub_make_ready(struct feed *feed, struct sub *sub)
 {
-	if (sub->ready || sub->waiting || sub->blocked)
+	if (sub->ready || sub->waiting || sub->blocked || sub->ahead)
 		return;
 	sub->ready = true;
 	TAILQ_INSERT_TAIL(&feed->ready, sub, link);
@@ -390,7 +391,14 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 {
 	uint64_t known = same_epoch ? sub->sent : 0;
 
-	if (same_epoch && known > log_revision(feed->c->log)) {
+	if (same_epoch && known > log_revision(feed->c->log) && known > feed->c->store->revision) {
+		if (store_is_shared(feed->c->store)) {
+			/* Another controller was faster: what it told comes here too. */
+			sub->ahead = true;
+			TAILQ_INSERT_TAIL(&feed->ahead, sub, link);
+			store_ahead(feed->c->store, known);
+			return;
+		}
 		feed->c->counters.resync_ahead++;
 		resync(feed, sub, "the agent is ahead of this log");
 		return;
@@ -418,6 +426,21 @@ void feed_join(struct feed *feed, struct session *s)
 	}
 }
 
+/* The log has come to where those agents are. */
+static void ahead_turn(struct feed *feed)
+{
+	struct sub *sub, *next;
+
+	for (sub = TAILQ_FIRST(&feed->ahead); sub; sub = next) {
+		next = TAILQ_NEXT(sub, link);
+		if (sub->sent > feed->c->store->revision)
+			continue;
+		TAILQ_REMOVE(&feed->ahead, sub, link);
+		sub->ahead = false;
+		sub_start(feed, sub, true);
+	}
+}
+
 void feed_leave(struct feed *feed, struct session *s)
 {
 	for (size_t i = 0; i < s->n_subs; i++) {
@@ -427,7 +450,9 @@ void feed_leave(struct feed *feed, struct session *s)
 			TAILQ_REMOVE(&feed->ready, sub, link);
 		if (sub->waiting)
 			TAILQ_REMOVE(&feed->waiting, sub, link);
-		sub->ready = sub->waiting = false;
+		if (sub->ahead)
+			TAILQ_REMOVE(&feed->ahead, sub, link);
+		sub->ready = sub->waiting = sub->ahead = false;
 		sub_paid(feed, sub);
 		snapshot_stop(feed, sub);
 		LIST_REMOVE(sub, of_segment);
@@ -572,6 +597,7 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 {
 	struct sub *sub;
 
+	ahead_turn(feed);
 	if (!TAILQ_EMPTY(&feed->dirty) && !feed->in_round && now_ms >= feed->window_until_ms)
 		round_begin(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {

@@ -43,7 +43,8 @@ struct sub {
 	bool incomplete; /* its last snapshot did not sweep */
 	bool bookmark;	 /* also without changes it is told the log's revision */
 	bool ready, waiting, blocked;
-	bool owed; /* the present round has not served it yet */
+	bool ahead; /* of what this controller knows: another one told it */
+	bool owed;  /* the present round has not served it yet */
 	uint64_t snapshot_id, snapshot_start;
 	bool snapshot_complete;
 	unsigned int mismatches;

@@ -7,7 +7,7 @@
 
 #include "common/cleanup.h"
 
-static const struct store_ops *const backends[] = { &store_memory_ops };
+static const struct store_ops *const backends[] = { &store_memory_ops, &store_etcd_ops };
 
 int store_open(const struct store_options *options, const struct store_events *events,
 	       void *userdata, struct store **ret_store, char why[STORE_WHY_MAX])
@@ -25,7 +25,9 @@ int store_open(const struct store_options *options, const struct store_events *e
 			return backends[i]->open(options, spec + len + 1, events, userdata,
 						 ret_store, why);
 	}
-	snprintf(why, STORE_WHY_MAX, "store \"%.64s\" is not known: use \"memory\"", spec);
+	snprintf(why, STORE_WHY_MAX,
+		 "store \"%.64s\" is not known: use \"memory\" or \"etcd:HOST:PORT[,HOST:PORT…]\"",
+		 spec);
 	return -EINVAL;
 }
 

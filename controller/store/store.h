@@ -36,7 +36,7 @@
 
 struct store;
 struct rpc;
-struct store_etcd_options;
+struct rpc_tls;
 
 /* Who holds a node's session, where several controllers share the store. */
 enum store_state {
@@ -65,6 +65,12 @@ struct store_events {
 	/* What is known of the log is no longer true, or another epoch has begun:
 	 * the controller has to begin anew. */
 	void (*on_lost)(void *userdata, const char *why);
+};
+
+struct store_etcd_options {
+	const char *prefix; /* NULL: "/mcmesh/" */
+	const char *user, *password_file;
+	struct rpc_tls *tls; /* outlives the RPC runtime; NULL: plaintext */
 };
 
 struct store_options {
@@ -164,6 +170,7 @@ struct store {
 };
 
 extern const struct store_ops store_memory_ops;
+extern const struct store_ops store_etcd_ops;
 
 /* 0, or -errno with a sentence. */
 int store_open(const struct store_options *options, const struct store_events *events,

@@ -1,0 +1,657 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writes. Each belongs to a node (or to none: "") and waits until those before
+ * it are done; done means: etcd has it, and the watch has shown it here.
+ *
+ * What is written in a node's name writes `live/NODE` too and compares its
+ * mod_revision with the last one known, so that the writes of a node are a
+ * chain: each link fits once, and only where the writer knew the link before
+ * it. Another session, another controller or a removal ends the chain. When an
+ * answer does not come, the same link is tried again; if it does not fit and
+ * the last write is this one, it was in.
+ *
+ * A large commit is several links; only the last says its sequence. A removal
+ * deletes live/NODE with its first transaction and goes on for as long as
+ * there is none, so a node that comes back stops it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "controller/store/codec.h"
+#include "controller/store/etcd_internal.h"
+
+#define TXN_PATH "/etcdserverpb.KV/Txn"
+
+enum op_kind {
+	OP_SESSION,
+	OP_COMMIT,
+	OP_REMOVE,
+	OP_PUBLISH,
+	OP_PLAIN, /* not in a node's name */
+};
+
+enum op_state {
+	OP_QUEUED,
+	OP_SENT,
+	OP_WAITING, /* for the watch */
+};
+
+struct op_item {
+	char *key;
+	uint8_t *value; /* NULL: delete it */
+	size_t len;
+};
+
+struct etcd_op {
+	struct etcd *e;
+	struct etcd_holder *holder;
+	enum op_kind kind;
+	enum op_state state;
+	uint64_t deadline_ms, retry_ms;
+	uint64_t revision; /* of the last answer */
+	int result;
+	struct op_item *items;
+	size_t n_items, at, sending; /* [at, at + sending) are on their way */
+	bool linked;		     /* `mod` is the chain's end; it has begun */
+	uint64_t mod, fence, write;
+	uint64_t session, sequence;
+	bool reported, alive, again, holder_alive;
+	struct etcd_live live; /* what live/NODE becomes */
+	store_session_done *session_done;
+	store_commit_done *commit_done;
+	void *userdata;
+	TAILQ_ENTRY(etcd_op) link;
+};
+
+static void op_free(struct etcd_op *op)
+{
+	for (size_t i = 0; i < op->n_items; i++) {
+		free(op->items[i].key);
+		free(op->items[i].value);
+	}
+	free(op->items);
+	free(op);
+}
+
+static struct etcd_op *op_new(struct etcd *e, enum op_kind kind, const char *node)
+{
+	struct etcd_op *op = calloc(1, sizeof(*op));
+
+	if (!op)
+		return NULL;
+	op->e = e;
+	op->kind = kind;
+	op->deadline_ms = etcd_now_ms() + ETCD_OP_MS;
+	op->holder = etcd_holder_get(e, node);
+	if (op->holder)
+		return op;
+	free(op);
+	return NULL;
+}
+
+/* One that was never started. */
+static void op_drop(struct etcd_op *op)
+{
+	etcd_holder_release(op->e, op->holder);
+	op_free(op);
+}
+
+/* The last thing that is done with an operation. */
+static void op_end(struct etcd_op *op)
+{
+	struct etcd_holder *h = op->holder;
+	struct etcd *e = op->e;
+
+	TAILQ_REMOVE(&h->ops, op, link);
+	if (TAILQ_EMPTY(&h->ops)) {
+		TAILQ_REMOVE(&e->active, h, by_active);
+		h->active = false;
+		etcd_holder_release(e, h);
+	}
+	e->n_ops--;
+	if (op->result < 0)
+		e->store.failures++;
+	if (op->session_done)
+		op->session_done(op->userdata, op->result, op->live.session, op->live.sequence);
+	else if (op->commit_done)
+		op->commit_done(op->userdata, op->result, op->revision);
+	op_free(op);
+}
+
+static void op_fail(struct etcd_op *op, int result)
+{
+	op->result = result;
+	op_end(op);
+}
+
+static void op_wait(struct etcd_op *op, uint64_t revision)
+{
+	op->state = OP_WAITING;
+	op->revision = revision;
+}
+
+/* ---- transactions -------------------------------------------------------------------- */
+
+struct txn {
+	Etcdserverpb__TxnRequest request;
+	Etcdserverpb__Compare compare, *compares[1];
+	Etcdserverpb__RequestOp ops[ETCD_TXN_PUTS + 2], *list[ETCD_TXN_PUTS + 2];
+	Etcdserverpb__RequestOp otherwise, *otherwises[1];
+	Etcdserverpb__RangeRequest range;
+	union {
+		Etcdserverpb__PutRequest put;
+		Etcdserverpb__DeleteRangeRequest del;
+	} parts[ETCD_TXN_PUTS + 2];
+	char live_key[ETCD_KEY_MAX], drain_key[ETCD_KEY_MAX];
+	uint8_t *live;
+};
+
+static void txn_put(struct txn *t, const char *key, const uint8_t *value, size_t len)
+{
+	size_t i = t->request.n_success++;
+	Etcdserverpb__RequestOp *o = t->list[i] = &t->ops[i];
+
+	etcdserverpb__request_op__init(o);
+	if (value) {
+		etcdserverpb__put_request__init(&t->parts[i].put);
+		t->parts[i].put.key = etcd_bytes(key);
+		t->parts[i].put.value = (ProtobufCBinaryData){ len, (uint8_t *)value };
+		o->request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+		o->request_put = &t->parts[i].put;
+		return;
+	}
+	etcdserverpb__delete_range_request__init(&t->parts[i].del);
+	t->parts[i].del.key = etcd_bytes(key);
+	o->request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE;
+	o->request_delete_range = &t->parts[i].del;
+}
+
+static struct txn *txn_new(const struct etcd_op *op)
+{
+	struct txn *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	etcdserverpb__txn_request__init(&t->request);
+	t->request.success = t->list;
+	etcd_key(op->e, t->live_key, "live/%s", op->holder->node);
+	etcd_key(op->e, t->drain_key, "drain/%s", op->holder->node);
+	return t;
+}
+
+static void txn_free(struct txn *t)
+{
+	free(t->live);
+	free(t);
+}
+
+DEFINE_CLEANUP(struct txn *, txn_free)
+
+static void txn_compare(struct txn *t, uint64_t mod)
+{
+	etcdserverpb__compare__init(&t->compare);
+	t->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	t->compare.key = etcd_bytes(t->live_key);
+	t->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	t->compare.mod_revision = (int64_t)mod;
+	t->compares[0] = &t->compare;
+	t->request.n_compare = 1;
+	t->request.compare = t->compares;
+
+	etcdserverpb__range_request__init(&t->range);
+	t->range.key = etcd_bytes(t->live_key);
+	etcdserverpb__request_op__init(&t->otherwise);
+	t->otherwise.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	t->otherwise.request_range = &t->range;
+	t->otherwises[0] = &t->otherwise;
+	t->request.n_failure = 1;
+	t->request.failure = t->otherwises;
+}
+
+static int txn_put_live(struct txn *t, struct etcd_op *op)
+{
+	Mcmesh__Store__Live m = MCMESH__STORE__LIVE__INIT;
+	struct etcd_live *live = &op->live;
+
+	m.instance = (ProtobufCBinaryData){ STORE_INSTANCE_LEN, live->instance };
+	m.start_count = live->start_count;
+	m.attempt = live->attempt;
+	m.session = live->session;
+	m.sequence = live->sequence;
+	m.controller = live->controller;
+	m.silent = live->silent;
+	if (live->reported)
+		m.reported = (ProtobufCBinaryData){ EPOCH_LEN, op->e->store.epoch };
+	m.write = op->write;
+	t->live = malloc(mcmesh__store__live__get_packed_size(&m));
+	if (!t->live)
+		return -ENOMEM;
+	txn_put(t, t->live_key, t->live, mcmesh__store__live__pack(&m, t->live));
+	return 0;
+}
+
+static void txn_items(struct txn *t, struct etcd_op *op)
+{
+	size_t bytes = 0, i;
+
+	for (i = op->at; i < op->n_items && i - op->at < ETCD_TXN_PUTS; i++) {
+		bytes += op->items[i].len + 64;
+		if (i > op->at && bytes > ETCD_TXN_BYTES)
+			break;
+		txn_put(t, op->items[i].key, op->items[i].value, op->items[i].len);
+	}
+	op->sending = i - op->at;
+}
+
+static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer);
+
+static void op_send(struct etcd_op *op)
+{
+	_cleanup_(txn_free_p)
+	struct txn *t = txn_new(op);
+	bool last;
+
+	op->retry_ms = etcd_now_ms() + ETCD_RETRY_MS;
+	if (!t)
+		return; /* in a moment again */
+	txn_items(t, op);
+	last = op->at + op->sending == op->n_items;
+	if (op->kind != OP_PLAIN)
+		txn_compare(t, op->mod);
+	if (op->kind == OP_REMOVE && op->mod)
+		txn_put(t, t->live_key, NULL, 0);
+	if (op->kind == OP_REMOVE && last && op->holder->draining)
+		txn_put(t, t->drain_key, NULL, 0);
+	if (op->kind == OP_COMMIT || op->kind == OP_PUBLISH || op->kind == OP_SESSION) {
+		if (last && op->sequence)
+			op->live.sequence = op->sequence;
+		if (last && op->reported)
+			op->live.reported = true;
+		if (!op->again)
+			op->write = ++op->e->last_write;
+		if (txn_put_live(t, op) < 0)
+			return;
+	}
+	if (etcd_client_call(op->e->client, TXN_PATH, &t->request.base,
+			     &etcdserverpb__txn_response__descriptor, answered, op) == 0)
+		op->state = OP_SENT;
+}
+
+/* ---- decisions ------------------------------------------------------------------------- */
+
+static bool is_newer(const struct etcd_live *live, const struct etcd_live *q)
+{
+	if (q->start_count != live->start_count)
+		return q->start_count > live->start_count;
+	return q->attempt > live->attempt;
+}
+
+/* As memory.c decides. 0, or why not. */
+static int session_begin(struct etcd_op *op)
+{
+	const struct etcd_holder *h = op->holder;
+	const struct etcd_live *was = &h->live;
+	bool same = h->mod && memcmp(was->instance, op->live.instance, STORE_INSTANCE_LEN) == 0;
+
+	if (h->mod && !same && op->holder_alive)
+		return -EEXIST;
+	if (same && !is_newer(was, &op->live))
+		return -ESTALE;
+	op->live.sequence = same && was->start_count == op->live.start_count ? was->sequence : 0;
+	op->live.reported = same && was->reported;
+	op->live.session = (h->mod ? was->session : op->e->store.revision) + 1;
+	op->mod = h->mod;
+	return 0;
+}
+
+static int op_begin(struct etcd_op *op)
+{
+	struct etcd_holder *h = op->holder;
+
+	op->linked = true;
+	switch (op->kind) {
+	case OP_SESSION:
+		return session_begin(op);
+	case OP_COMMIT:
+	case OP_PUBLISH:
+		if (!h->mod || h->live.session != op->session ||
+		    strcmp(h->live.controller, op->e->id) != 0)
+			return -ESTALE;
+		op->live = h->live;
+		op->live.silent = op->kind == OP_PUBLISH ? !op->alive : h->live.silent;
+		op->mod = h->mod;
+		return 0;
+	case OP_REMOVE:
+		if (h->mod != op->fence)
+			return -ESTALE;
+		op->mod = h->mod;
+		return 0;
+	case OP_PLAIN:
+		return 0;
+	}
+	return -EINVAL;
+}
+
+/* True: it is gone. */
+static bool op_step(struct etcd_op *op)
+{
+	int r = op->linked ? 0 : op_begin(op);
+
+	if (r < 0)
+		op_fail(op, r);
+	else
+		op_send(op);
+	return r < 0;
+}
+
+static void link_done(struct etcd_op *op, uint64_t revision)
+{
+	op->again = false;
+	op->at += op->sending;
+	op->sending = 0;
+	op->mod = op->kind == OP_REMOVE ? 0 : revision;
+	if (op->at < op->n_items) {
+		op->state = OP_QUEUED;
+		op->revision = revision;
+		op_step(op);
+		return;
+	}
+	op_wait(op, revision);
+}
+
+/* live/NODE is not as it was thought to be: `kv`, or NULL for none. */
+static void link_refused(struct etcd_op *op, uint64_t revision, const Etcdserverpb__KeyValue *kv)
+{
+	Mcmesh__Store__Live *m =
+		kv ? etcd_unpack(&mcmesh__store__live__descriptor, &kv->value) : NULL;
+	bool was_this =
+		m && op->again && m->write == op->write && strcmp(m->controller, op->e->id) == 0;
+
+	if (m)
+		mcmesh__store__live__free_unpacked(m, NULL);
+	if (was_this) {
+		link_done(op, (uint64_t)kv->mod_revision);
+		return;
+	}
+	if (op->kind == OP_REMOVE && op->again && !kv) {
+		link_done(op, revision);
+		return;
+	}
+	if (op->kind == OP_SESSION) {
+		/* Somebody was faster: decide again once it is known here. */
+		op->holder_alive = true;
+		op->linked = false;
+		op->result = -EAGAIN;
+		op_wait(op, revision);
+		return;
+	}
+	op->result = -ESTALE;
+	op_wait(op, revision);
+}
+
+/* Not an answer: the same again. */
+static void op_retry(struct etcd_op *op, int status, const char *text)
+{
+	op->state = OP_QUEUED;
+	op->again = true;
+	op->retry_ms = etcd_now_ms() + ETCD_RETRY_MS;
+	if (status != RPC_CANCELLED)
+		etcd_trouble(op->e, "etcd does not take a change: %s",
+			     text[0] ? text : rpc_status_name(status));
+}
+
+static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer)
+{
+	const Etcdserverpb__TxnResponse *a = (const Etcdserverpb__TxnResponse *)answer;
+	const Etcdserverpb__RangeResponse *range = NULL;
+	struct etcd_op *op = userdata;
+	const Etcdserverpb__KeyValue *kv;
+	uint64_t revision;
+
+	if (status != RPC_OK) {
+		op_retry(op, status, text);
+		return;
+	}
+	revision = a->header ? (uint64_t)a->header->revision : 0;
+	etcd_trouble(op->e, "%s", "");
+	if (a->succeeded) {
+		link_done(op, revision);
+		return;
+	}
+	if (a->n_responses &&
+	    a->responses[0]->response_case == ETCDSERVERPB__RESPONSE_OP__RESPONSE_RESPONSE_RANGE)
+		range = a->responses[0]->response_range;
+	kv = range && range->n_kvs ? range->kvs[0] : NULL;
+	link_refused(op, kv ? (uint64_t)kv->mod_revision : revision, kv);
+}
+
+/* ---- the turn ------------------------------------------------------------------------- */
+
+/* True: it is gone. */
+static bool op_turn(struct etcd_op *op, uint64_t now_ms)
+{
+	if (op->state == OP_SENT)
+		return false;
+	if (op->state == OP_WAITING && op->revision <= op->e->store.revision) {
+		if (op->result != -EAGAIN) {
+			op_end(op);
+			return true;
+		}
+		op->result = 0;
+		op->state = OP_QUEUED;
+		op->retry_ms = 0;
+	}
+	if (now_ms >= op->deadline_ms) {
+		op_fail(op, -ETIMEDOUT);
+		return true;
+	}
+	if (op->state == OP_QUEUED && now_ms >= op->retry_ms && etcd_client_is_ready(op->e->client))
+		return op_step(op);
+	return false;
+}
+
+static void op_start(struct etcd_op *op)
+{
+	struct etcd_holder *h = op->holder;
+
+	TAILQ_INSERT_TAIL(&h->ops, op, link);
+	op->e->n_ops++;
+	if (!h->active)
+		TAILQ_INSERT_TAIL(&op->e->active, h, by_active);
+	h->active = true;
+	if (TAILQ_FIRST(&h->ops) == op)
+		op_turn(op, etcd_now_ms());
+}
+
+static uint64_t op_next_ms(const struct etcd_op *op)
+{
+	if (op->state == OP_SENT)
+		return UINT64_MAX; /* the call has a deadline of its own */
+	if (op->state == OP_QUEUED && etcd_client_is_ready(op->e->client) &&
+	    op->retry_ms < op->deadline_ms)
+		return op->retry_ms;
+	return op->deadline_ms;
+}
+
+uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms)
+{
+	struct etcd_holder *h, *next;
+	uint64_t next_ms, at;
+	bool again;
+
+	do {
+		again = false;
+		next_ms = UINT64_MAX;
+		for (h = TAILQ_FIRST(&e->active); h; h = next) {
+			next = TAILQ_NEXT(h, by_active);
+			/* With its last operation the holder may go. */
+			if (op_turn(TAILQ_FIRST(&h->ops), now_ms)) {
+				again = true;
+				continue;
+			}
+			at = op_next_ms(TAILQ_FIRST(&h->ops));
+			next_ms = at < next_ms ? at : next_ms;
+		}
+	} while (again);
+	return next_ms;
+}
+
+void etcd_ops_end(struct etcd *e)
+{
+	struct etcd_holder *h;
+
+	while ((h = TAILQ_FIRST(&e->active)))
+		op_fail(TAILQ_FIRST(&h->ops), -ECANCELED);
+}
+
+/* ---- what the store is asked ------------------------------------------------------------ */
+
+void etcd_session(struct store *store, const struct store_session *q, store_session_done *done,
+		  void *userdata)
+{
+	struct etcd *e = (struct etcd *)store;
+	struct etcd_op *op = op_new(e, OP_SESSION, q->node);
+
+	if (!op) {
+		done(userdata, -ENOMEM, 0, 0);
+		return;
+	}
+	memcpy(op->live.instance, q->instance, STORE_INSTANCE_LEN);
+	op->live.start_count = q->start_count;
+	op->live.attempt = q->attempt;
+	memcpy(op->live.controller, e->id, sizeof(op->live.controller));
+	op->holder_alive = q->holder_alive;
+	op->session_done = done;
+	op->userdata = userdata;
+	op_start(op);
+}
+
+static int item_add(struct etcd_op *op, const struct log_change *c)
+{
+	struct op_item *item = &op->items[op->n_items];
+	char key[ETCD_KEY_MAX];
+
+	etcd_key_of_row(op->e, key, c);
+	item->key = strdup(key);
+	if (!item->key)
+		return -ENOMEM;
+	op->n_items++;
+	if (c->deleted)
+		return 0;
+	item->len = store_encoded_size(c);
+	item->value = malloc(item->len);
+	if (!item->value)
+		return -ENOMEM;
+	store_encode(c, item->value);
+	return 0;
+}
+
+static int items_add(struct etcd_op *op, const struct log_change *changes, size_t n)
+{
+	int r = 0;
+
+	op->items = calloc(n + 1, sizeof(*op->items));
+	if (!op->items)
+		return -ENOMEM;
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = item_add(op, &changes[i]);
+	return r;
+}
+
+static enum op_kind kind_of(const struct store_txn *txn)
+{
+	for (size_t i = 0; i < txn->n_changes; i++) {
+		if (txn->changes[i].kind == LOG_NODE && txn->changes[i].deleted)
+			return OP_REMOVE;
+	}
+	return txn->removes_node ? OP_REMOVE : txn->session ? OP_COMMIT : OP_PLAIN;
+}
+
+void etcd_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
+		 void *userdata)
+{
+	struct etcd *e = (struct etcd *)store;
+	enum op_kind kind = kind_of(txn);
+	struct etcd_op *op = op_new(e, kind, txn->node ?: "");
+	int r = op ? items_add(op, txn->changes, txn->n_changes) : -ENOMEM;
+
+	if (r == 0 && kind == OP_REMOVE && txn->session && op->holder->live.session != txn->session)
+		r = -ESTALE;
+	if (r < 0) {
+		if (op)
+			op_drop(op);
+		done(userdata, r, 0);
+		return;
+	}
+	op->fence = op->holder->mod;
+	op->session = txn->session;
+	op->sequence = txn->sequence;
+	op->reported = txn->reported;
+	op->commit_done = done;
+	op->userdata = userdata;
+	op_start(op);
+}
+
+void etcd_publish(struct store *store, const char *node, uint64_t session, bool alive)
+{
+	struct etcd_op *op = op_new((struct etcd *)store, OP_PUBLISH, node);
+
+	if (!op)
+		return;
+	op->session = session;
+	op->alive = alive;
+	op_start(op);
+}
+
+static void plain_put(struct etcd *e, const char *key, const uint8_t *value, size_t len,
+		      store_commit_done *done, void *userdata)
+{
+	struct etcd_op *op = op_new(e, OP_PLAIN, "");
+
+	if (op) {
+		op->items = calloc(1, sizeof(*op->items));
+		op->n_items = op->items ? 1 : 0;
+	}
+	if (op && op->n_items) {
+		op->items[0].key = strdup(key);
+		op->items[0].value = value ? malloc(len + 1) : NULL;
+		op->items[0].len = len;
+	}
+	if (!op || !op->n_items || !op->items[0].key || (value && !op->items[0].value)) {
+		if (op)
+			op_drop(op);
+		if (done)
+			done(userdata, -ENOMEM, 0);
+		return;
+	}
+	if (value)
+		memcpy(op->items[0].value, value, len);
+	op->commit_done = done;
+	op->userdata = userdata;
+	op_start(op);
+}
+
+void etcd_drain(struct store *store, const char *node, bool on, store_commit_done *done,
+		void *userdata)
+{
+	struct etcd *e = (struct etcd *)store;
+	char key[ETCD_KEY_MAX];
+
+	etcd_key(e, key, "drain/%s", node);
+	plain_put(e, key, on ? (const uint8_t *)"1" : NULL, on ? 1 : 0, done, userdata);
+}
+
+void etcd_complete(struct store *store)
+{
+	struct etcd *e = (struct etcd *)store;
+	Mcmesh__Store__Complete m = MCMESH__STORE__COMPLETE__INIT;
+	uint8_t value[2 * EPOCH_LEN];
+	char key[ETCD_KEY_MAX];
+
+	m.epoch = (ProtobufCBinaryData){ EPOCH_LEN, e->store.epoch };
+	etcd_key(e, key, "complete");
+	plain_put(e, key, value, mcmesh__store__complete__pack(&m, value), NULL, NULL);
+}

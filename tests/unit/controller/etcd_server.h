@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * A cluster of etcd on loopback that a test starts and ends: free ports, data
+ * in a new folder, processes ended by their pid (and by the kernel, should the
+ * test die).
+ */
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define ETCD_MEMBERS_MAX 3
+
+struct etcd_member {
+	pid_t pid; /* 0: it does not run */
+	int client_port, peer_port;
+};
+
+struct etcd_cluster {
+	char folder[64], endpoints[128], initial[256];
+	struct etcd_member members[ETCD_MEMBERS_MAX];
+	int n;
+};
+
+bool etcd_is_installed(void);
+/* Until every member answers. */
+void etcd_cluster_start(struct etcd_cluster *cluster, int n);
+void etcd_member_start(struct etcd_cluster *cluster, int member);
+void etcd_member_kill(struct etcd_cluster *cluster, int member);
+/* Ends it and forgets all that it had. */
+void etcd_member_wipe(struct etcd_cluster *cluster, int member);
+void etcd_cluster_stop(struct etcd_cluster *cluster);
