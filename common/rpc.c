@@ -106,9 +106,8 @@ static void rpc_dispatch(struct rpc *rpc, struct rpc_tag *tag, bool ok)
 
 /* ---- the queue as the main loop --------------------------------------------- */
 
-static uint64_t rpc_tick(struct rpc *rpc, uint64_t deadline_ms)
+static uint64_t rpc_tick(struct rpc *rpc, uint64_t now_ms, uint64_t deadline_ms)
 {
-	uint64_t now_ms = rpc_now_ms();
 	struct rpc_server *next;
 
 	for (struct rpc_server *s = rpc->servers; s; s = next) {
@@ -120,21 +119,36 @@ static uint64_t rpc_tick(struct rpc *rpc, uint64_t deadline_ms)
 	return deadline_ms;
 }
 
-int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
+/* What completed until the deadline, RPC_TURN_MAX at most; how many. */
+static int queue_run(struct rpc *rpc, gpr_timespec deadline)
 {
-	gpr_timespec deadline = deadline_of(rpc_tick(rpc, deadline_ms));
 	grpc_event ev;
+	int n = 0;
 
-	if (rpc->event)
-		return -EINVAL;
-	rpc_resume(rpc);
-	for (int i = 0; i < RPC_TURN_MAX; i++) {
+	for (; n < RPC_TURN_MAX; n++) {
 		ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
 		if (ev.type != GRPC_OP_COMPLETE)
 			break;
 		rpc_dispatch(rpc, ev.tag, ev.success);
 		deadline = deadline_of(0);
 	}
+	return n;
+}
+
+int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
+{
+	uint64_t now_ms = rpc_now_ms();
+
+	if (rpc->event)
+		return -EINVAL;
+	deadline_ms = rpc_tick(rpc, now_ms, deadline_ms);
+	if (rpc->resting && now_ms >= rpc->resting_ms + RPC_REST_MAX_MS)
+		rpc_resume(rpc);
+	/* Reads that are put off go on when nothing else is to be done. */
+	if (queue_run(rpc, deadline_of(0)) || deadline_ms <= now_ms)
+		return 0;
+	rpc_resume(rpc);
+	queue_run(rpc, deadline_of(deadline_ms));
 	return 0;
 }
 
@@ -279,7 +293,7 @@ void rpc_run_once(struct rpc *rpc)
 		rpc_poll(rpc, UINT64_MAX);
 		return;
 	}
-	next_ms = rpc_tick(rpc, UINT64_MAX);
+	next_ms = rpc_tick(rpc, rpc_now_ms(), UINT64_MAX);
 	if (rpc->batch_at == rpc->n_batch) {
 		struct pollfd pfd = { .fd = rpc->event_fd, .events = POLLIN };
 		uint64_t now_ms = rpc_now_ms();

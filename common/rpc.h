@@ -79,8 +79,9 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms);
 
 /*
  * Reads that were put off until the work of the turn is done go on: the next
- * message of a call comes after this. rpc_poll() begins with it, and the
- * sd-event loop comes to it when it has nothing else; a loop that may be busy
+ * message of a call comes after this. rpc_poll() comes to it when nothing else
+ * has completed and its deadline is ahead (after 10 ms at the latest), the
+ * sd-event loop when it has nothing else; a loop of that kind that may be busy
  * for long calls it at the end of its turn.
  */
 void rpc_resume(struct rpc *rpc);

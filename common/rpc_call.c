@@ -325,6 +325,8 @@ static bool call_reads_on(const struct rpc_call *call)
 static void call_rest(struct rpc_call *call)
 {
 	call->rests = true;
+	if (!call->rpc->resting)
+		call->rpc->resting_ms = rpc_now_ms();
 	DL_APPEND2(call->rpc->resting, call, rest_prev, rest_next);
 	if (call->rpc->resume)
 		sd_event_source_set_enabled(call->rpc->resume, SD_EVENT_ONESHOT);

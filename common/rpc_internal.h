@@ -19,6 +19,8 @@
 
 /* Server calls that wait for a client at any time. */
 #define RPC_ARMED_REQUESTS 64
+/* A read is put off while there is other work, but not for longer. */
+#define RPC_REST_MAX_MS 10
 /* Completions that one turn of a loop handles before others get theirs. */
 #define RPC_TURN_MAX 64
 /* What one decoded message may take: small elements grow by decoding. */
@@ -59,6 +61,7 @@ struct rpc {
 	grpc_completion_queue *cq;
 	struct rpc_call *calls;
 	struct rpc_call *resting; /* their next read is put off to the end of the turn */
+	uint64_t resting_ms;	  /* the first since then */
 	struct rpc_server *servers;
 	struct rpc_tls_held *held; /* until gRPC has ended */
 	/* One decoder chunk kept for the next message. */
