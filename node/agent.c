@@ -100,10 +100,13 @@ static void on_member(uint32_t segment, const struct addr *group, const struct f
 		log_error("A membership could not be reported: out of memory.");
 }
 
+static void on_wanted(uint32_t segment, const struct addr *group, void *userdata);
+
 static const struct fib_ops fib_ops = {
 	.route_set = on_route_set,
 	.route_del = on_route_del,
 	.member = on_member,
+	.wanted = on_wanted,
 };
 
 static int remote_set(struct agent *a, struct agent_remote *remote)
@@ -255,7 +258,7 @@ static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 		return;
 	HASH_ITER (hh, a->ports, port, next) {
 		if (port != from && port->in_engine && port->segment == from->segment &&
-		    (item->type == GMP_FX_FLOOD || gmp_port_is_router(a->gmp, port->ifindex)))
+		    (item->type == GMP_FX_FLOOD || gmp_port_takes_reports(a->gmp, port->ifindex)))
 			send_frame(a, port->ifindex, gmp_fx_frame(&a->fx, item), item->frame_len);
 	}
 }
@@ -270,6 +273,51 @@ static void router_effect(struct agent *a, const struct gmp_fx_item *item)
 	if (fib_router_set(a->fib, port->segment, port->ifindex, item->on) < 0)
 		log_error("A router port could not be taken: out of memory. port=%s", port->name);
 	agent_watch_port(a, port, false);
+}
+
+/* What the others want, to the proxy of one port, or of all in the segment (0). */
+static void proxies_tell(struct agent *a, uint32_t segment, uint32_t ifindex,
+			 const struct addr *group)
+{
+	struct agent_port *port, *next;
+
+	HASH_ITER (hh, a->ports, port, next) {
+		struct filter filter = FILTER_NULL;
+
+		if (port->segment != segment || (ifindex && port->ifindex != ifindex) ||
+		    !port->in_engine || !gmp_port_is_proxied(a->gmp, port->ifindex))
+			continue;
+		if (fib_wanted(a->fib, segment, group, port->ifindex, &filter) < 0 ||
+		    gmp_port_want(a->gmp, port->ifindex, group, &filter, agent_now_ms()) < 0)
+			log_error("A router could not be told of a group: out of memory. port=%s",
+				  port->name);
+		filter_deinit(&filter);
+	}
+}
+
+static void on_wanted(uint32_t segment, const struct addr *group, void *userdata)
+{
+	proxies_tell(userdata, segment, 0, group);
+}
+
+struct proxy_begin {
+	struct agent *a;
+	const struct agent_port *port;
+};
+
+static void proxy_begin(const struct addr *group, void *userdata)
+{
+	struct proxy_begin *begin = userdata;
+
+	proxies_tell(begin->a, begin->port->segment, begin->port->ifindex, group);
+}
+
+static void proxy_effect(struct agent *a, const struct gmp_fx_item *item)
+{
+	struct proxy_begin begin = { .a = a, .port = agent_port_find(a, item->port) };
+
+	if (begin.port)
+		fib_groups_walk(a->fib, begin.port->segment, proxy_begin, &begin);
 }
 
 static int membership_reread(const struct gmp_membership_view *view, void *userdata)
@@ -307,10 +355,14 @@ void agent_effects_run(struct agent *a)
 			membership_effect(a, item);
 			break;
 		case GMP_FX_QUERY:
+		case GMP_FX_SEND:
 			send_frame(a, item->port, gmp_fx_frame(&a->fx, item), item->frame_len);
 			break;
 		case GMP_FX_ROUTER:
 			router_effect(a, item);
+			break;
+		case GMP_FX_PROXY:
+			proxy_effect(a, item);
 			break;
 		case GMP_FX_REPORT:
 		case GMP_FX_FLOOD:

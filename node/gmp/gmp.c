@@ -513,7 +513,7 @@ void gmp_input(struct gmp *gmp, uint32_t port, const uint8_t *frame, size_t len,
 		return;
 	}
 	count(p, GMP_C_reports_accepted);
-	if (gmp->n_routers > p->is_router)
+	if (gmp->n_takers > p->takes_reports)
 		fx_frame(fx, GMP_FX_REPORT, port, frame, len);
 	report_input(p, &m, now_ms, fx);
 }
@@ -548,6 +548,28 @@ bool gmp_port_is_router(const struct gmp *gmp, uint32_t port)
 	const struct port *p = port_find(gmp, port);
 
 	return p && p->is_router;
+}
+
+bool gmp_port_takes_reports(const struct gmp *gmp, uint32_t port)
+{
+	const struct port *p = port_find(gmp, port);
+
+	return p && p->takes_reports;
+}
+
+bool gmp_port_is_proxied(const struct gmp *gmp, uint32_t port)
+{
+	const struct port *p = port_find(gmp, port);
+
+	return p && port_is_proxied(p);
+}
+
+int gmp_port_want(struct gmp *gmp, uint32_t port, const struct addr *group,
+		  const struct filter *filter, uint64_t now_ms)
+{
+	struct port *p = port_find(gmp, port);
+
+	return p ? port_proxy_want(p, group, filter, now_ms) : -ENOENT;
 }
 
 uint64_t gmp_port_counter(const struct gmp *gmp, uint32_t port, enum gmp_counter c)

@@ -89,7 +89,9 @@ enum gmp_fx_type {
 	GMP_FX_MEMBERSHIP, /* what (port, group) forwards changed: read it */
 	GMP_FX_QUERY,	   /* send `frame` (whole Ethernet frame) out of the port */
 	GMP_FX_ROUTER,	   /* the port became, or is no longer, a router port: `on` */
-	GMP_FX_REPORT,	   /* a report to hand to router ports: `frame`, from `port` */
+	GMP_FX_PROXY,	   /* the port's proxy begins: tell it all by gmp_port_want() */
+	GMP_FX_SEND,	   /* a report of the proxy: send `frame` out of the port */
+	GMP_FX_REPORT,	   /* a host's report, for ports with gmp_port_takes_reports() */
 	GMP_FX_FLOOD,	   /* IGMP of an unknown type for all ports but `port`: `frame` */
 	GMP_FX_TRACE,	   /* a state change, for the log and tests */
 };
@@ -164,6 +166,12 @@ void gmp_port_restore_router(struct gmp *gmp, uint32_t port, uint64_t now_ms, st
 int gmp_port_static(struct gmp *gmp, uint32_t port, const struct addr *group,
 		    const struct filter *filter, uint64_t now_ms, struct gmp_fx *fx);
 
+/* What all others in the segment want of the group, which the port's proxy tells
+ * its router (node/gmp/proxy.c); INCLUDE {}: nothing. Without a proxy: nothing
+ * happens. 0, -ENOENT, -ENOMEM. */
+int gmp_port_want(struct gmp *gmp, uint32_t port, const struct addr *group,
+		  const struct filter *filter, uint64_t now_ms);
+
 /* Asks everything on the port again (after a punt overflow, a start). */
 void gmp_port_query(struct gmp *gmp, uint32_t port, uint64_t now_ms, struct gmp_fx *fx);
 
@@ -224,4 +232,8 @@ int gmp_membership_view(const struct gmp *gmp, uint32_t port, const struct addr 
 
 size_t gmp_port_membership_count(const struct gmp *gmp, uint32_t port);
 bool gmp_port_is_router(const struct gmp *gmp, uint32_t port);
+bool gmp_port_is_proxied(const struct gmp *gmp, uint32_t port);
+
+/* A router port without a proxy. */
+bool gmp_port_takes_reports(const struct gmp *gmp, uint32_t port);
 uint64_t gmp_port_counter(const struct gmp *gmp, uint32_t port, enum gmp_counter c);

@@ -3,6 +3,7 @@
 
 /* Inside node/gmp/ only. */
 #include "node/gmp/gmp.h"
+#include "node/gmp/proxy.h"
 #include "node/gmp/wire.h"
 
 /* A heap entry's due may be earlier than what it stands for: a refresh then
@@ -63,6 +64,8 @@ struct port {
 	struct group *groups;
 	uint32_t id, tag, n_groups;
 	bool is_router;
+	bool takes_reports; /* a router port that gets the reports of hosts as they are */
+	struct proxy *proxy[2];
 	struct gmp_config config; /* with zeroes resolved */
 	struct family family[2];
 	uint64_t tokens_milli, tokens_at;
@@ -74,7 +77,7 @@ struct port {
 struct gmp {
 	struct port *ports[PORT_BUCKETS];
 	struct group **table; /* open addressing, linear probing */
-	size_t table_size, n_groups, n_ports, n_routers;
+	size_t table_size, n_groups, n_ports, n_takers;
 	struct timer **heap; /* heap[0] unused */
 	size_t heap_n, heap_cap;
 	struct addr *scratch; /* sources of one record */
@@ -109,12 +112,23 @@ void port_send_query(struct port *port, bool v6, const struct addr *group,
 void port_start(struct port *port, uint64_t now, struct gmp_fx *fx);
 void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t now,
 		       struct gmp_fx *fx);
+uint64_t port_other_querier_ms(const struct port *port, bool v6);
+struct addr port_own_source(const struct port *port, bool v6);
+uint64_t port_next(const struct port *port);
 bool port_may_query(const struct port *port, bool v6);
 void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx);
 void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx);
+
+/* router.c */
+bool port_is_proxied(const struct port *port);
+void port_router_update(struct port *port, struct gmp_fx *fx);
 void port_router_lost(struct port *port, struct gmp_fx *fx);
 void port_router_restore(struct port *port, uint64_t now, struct gmp_fx *fx);
+void port_proxy_configure(struct port *port);
+void port_proxy_expire(struct port *port, uint64_t now, struct gmp_fx *fx);
+int port_proxy_want(struct port *port, const struct addr *group, const struct filter *filter,
+		    uint64_t now);
 
 /* group.c */
 struct group *group_find(const struct gmp *gmp, uint32_t port, const struct addr *addr);

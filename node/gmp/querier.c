@@ -33,7 +33,7 @@ uint64_t port_older_host_ms(const struct port *port, bool v6)
 	       port->config.query_response_interval_ms;
 }
 
-static uint64_t other_querier_ms(const struct port *p, bool v6)
+uint64_t port_other_querier_ms(const struct port *p, bool v6)
 {
 	return robustness(p, v6) * query_interval(p, v6) + p->config.query_response_interval_ms / 2;
 }
@@ -48,7 +48,7 @@ bool port_is_querier(const struct port *port, bool v6, uint64_t now)
 	return port_may_query(port, v6) && port->family[v6].other_until <= now;
 }
 
-static struct addr own_source(const struct port *p, bool v6)
+struct addr port_own_source(const struct port *p, bool v6)
 {
 	if (v6)
 		return p->config.query_source_v6;
@@ -75,7 +75,7 @@ void port_send_query(struct port *port, bool v6, const struct addr *group,
 	uint8_t frame[WIRE_FRAME_MAX];
 	struct wire_query q = {
 		.version = port_version(port, v6, now),
-		.source = own_source(port, v6),
+		.source = port_own_source(port, v6),
 		.group = *group,
 		.max_response_ms =
 			general ? c->query_response_interval_ms : c->last_member_query_interval_ms,
@@ -97,7 +97,7 @@ void port_send_query(struct port *port, bool v6, const struct addr *group,
 	} while (off < n);
 }
 
-static uint64_t port_next(const struct port *p)
+uint64_t port_next(const struct port *p)
 {
 	uint64_t next = UINT64_MAX;
 
@@ -110,41 +110,10 @@ static uint64_t port_next(const struct port *p)
 			next = f->other_until;
 		if (f->router_until && f->router_until < next)
 			next = f->router_until;
+		if (p->proxy[v6] && proxy_next_ms(p->proxy[v6]) < next)
+			next = proxy_next_ms(p->proxy[v6]);
 	}
 	return next;
-}
-
-static void router_update(struct port *p, struct gmp_fx *fx)
-{
-	bool heard = p->family[0].router_until || p->family[1].router_until;
-	bool on =
-		p->config.router == GMP_ROUTER_AUTO ? heard : p->config.router == GMP_ROUTER_ALWAYS;
-	struct gmp_fx_item *item;
-
-	if (on == p->is_router)
-		return;
-	p->is_router = on;
-	p->gmp->n_routers += on ? 1 : (size_t)-1;
-	item = fx_push(fx, GMP_FX_ROUTER, p->id);
-	if (item)
-		item->on = on;
-}
-
-void port_router_restore(struct port *port, uint64_t now, struct gmp_fx *fx)
-{
-	struct family *f = &port->family[0];
-
-	if (f->router_until)
-		return;
-	f->router_until = now + other_querier_ms(port, false);
-	timer_lower(port->gmp, &port->timer, f->router_until);
-	router_update(port, fx);
-}
-
-void port_router_lost(struct port *port, struct gmp_fx *fx)
-{
-	port->config.router = GMP_ROUTER_NEVER;
-	router_update(port, fx);
 }
 
 void port_start(struct port *port, uint64_t now, struct gmp_fx *fx)
@@ -164,9 +133,10 @@ void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t no
 {
 	const struct gmp_config *c = &port->config;
 
+	port_proxy_configure(port);
 	for (int v6 = 0; v6 < 2; v6++) {
 		struct family *f = &port->family[v6];
-		uint64_t other = now + other_querier_ms(port, v6), general = now;
+		uint64_t other = now + port_other_querier_ms(port, v6), general = now;
 
 		if (f->other_until > other)
 			f->other_until = other;
@@ -211,7 +181,8 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 		f->next_general = now + (f->startup_left ? port->config.startup_query_interval_ms
 							 : port->config.query_interval_ms);
 	}
-	router_update(port, fx);
+	port_router_update(port, fx);
+	port_proxy_expire(port, now, fx);
 	timer_set(port->gmp, &port->timer, port_next(port));
 }
 
@@ -223,7 +194,7 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 {
 	struct family *f = &p->family[m->v6];
-	struct addr own = own_source(p, m->v6);
+	struct addr own = port_own_source(p, m->v6);
 
 	if (port_may_query(p, m->v6) && !addr_is_unspecified(&own) &&
 	    addr_cmp(&m->source, &own) > 0)
@@ -231,7 +202,7 @@ static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 	/* 4.1.6, 4.1.7: zero stands for our own. */
 	f->robustness = m->qrv;
 	f->query_interval_ms = m->query_interval_s * 1000;
-	f->other_until = now + other_querier_ms(p, m->v6);
+	f->other_until = now + port_other_querier_ms(p, m->v6);
 	f->next_general = UINT64_MAX;
 	f->startup_left = 0;
 }
@@ -240,7 +211,7 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 		      struct gmp_fx *fx)
 {
 	struct family *f = &port->family[m->v6];
-	struct addr own = own_source(port, m->v6);
+	struct addr own = port_own_source(port, m->v6);
 	struct group *g;
 
 	/* Who configured a router there wants to hear it. */
@@ -260,15 +231,17 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 	if (!addr_is_unspecified(&m->source)) {
 		/* First, as the timers follow what the elected querier says. */
 		elect(port, m, now);
-		f->router_until = now + other_querier_ms(port, m->v6);
+		f->router_until = now + port_other_querier_ms(port, m->v6);
 		/* 7.3.1: the lowest version on the link. */
 		if (f->older_until <= now || m->version <= f->older) {
 			f->older = m->version;
 			f->older_until = f->router_until;
 		}
-		router_update(port, fx);
-		timer_set(port->gmp, &port->timer, port_next(port));
+		port_router_update(port, fx);
 	}
+	if (port->proxy[m->v6])
+		proxy_query(port->proxy[m->v6], m, now);
+	timer_set(port->gmp, &port->timer, port_next(port));
 	g = addr_is_unspecified(&m->group) ? NULL : group_find(port->gmp, port->id, &m->group);
 	if (g && !m->s_flag)
 		group_lower(g, m, now);

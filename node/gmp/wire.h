@@ -107,3 +107,19 @@ size_t wire_query_max_sources(bool v6);
 
 /* The whole Ethernet frame; returns its length. */
 size_t wire_query_encode(const struct wire_query *query, uint8_t ret_frame[WIRE_FRAME_MAX]);
+
+struct wire_report {
+	enum wire_kind kind; /* of a report or a leave */
+	bool v6;
+	struct addr source;
+	uint8_t mac[6];
+	struct addr group;	/* unless REPORT_V3 */
+	const uint8_t *records; /* of REPORT_V3, as they are on the wire */
+	size_t records_len;	/* at most wire_report_room() */
+	uint16_t n_records;
+};
+
+size_t wire_report_room(bool v6);
+
+/* The whole Ethernet frame; returns its length. */
+size_t wire_report_encode(const struct wire_report *report, uint8_t ret_frame[WIRE_FRAME_MAX]);

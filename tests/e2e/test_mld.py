@@ -225,6 +225,11 @@ def is_router(lab, port):
 
 def test_F01_F02_F04_F05_router_learnt_by_mld(lab):
     """Gets the reports of hosts as they are, registered and unregistered groups; expires."""
+    with change.segment_settings(lab, proxy="off"):
+        router_learnt_by_mld(lab)
+
+
+def router_learnt_by_mld(lab):
     group, unregistered = new_group(), new_group()
     router, host = lab.tap("n2p2"), lab.tap("n2p1")
     router.send(wire.query6("n2p2", "fe80::2", interval_s=2))

@@ -72,7 +72,7 @@ def test_F01_E07_reports_and_leaves_reach_no_other_host(lab, group):
 
 
 def test_F01_router_port_gets_the_reports_of_hosts_as_they_are(lab, group):
-    with router_on(lab, "n2p2") as router:
+    with change.segment_settings(lab, proxy="off"), router_on(lab, "n2p2") as router:
         host, elsewhere = lab.tap("n2p1"), lab.tap("n1p1")
         frames = [wire.v2_report("n2p1", group),
                   wire.v3_report("n2p1", wire.record(wire.TO_EX, group)),
