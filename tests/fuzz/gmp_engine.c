@@ -200,7 +200,10 @@ static void step_fact(struct run *run, uint32_t port)
 		sources[i] = source_of(choice & 1, next(run));
 	if (filter_init(&f, choice & 16 ? FILTER_EXCLUDE : FILTER_INCLUDE, sources, n) < 0)
 		return;
-	if (choice & 2)
+	if (choice & 64)
+		require(gmp_port_want(run->gmp, port, &group, &f, run->now) ==
+			(run->there[port] ? 0 : -2));
+	else if (choice & 2)
 		gmp_port_restore(run->gmp, port, &group, &f, run->now, &run->fx);
 	else
 		gmp_port_static(run->gmp, port, &group, choice & 32 ? NULL : &f, run->now,
@@ -221,6 +224,8 @@ static void step_config(struct run *run, uint32_t port)
 	c.query_interval_ms = 20 + next(run) * 500u;
 	c.last_member_query_count = choice >> 6;
 	c.membership_interval_ms = choice & 64 ? next(run) * 10u : 0;
+	c.router = (choice ^ choice >> 4) % 3;
+	c.proxy = !(choice & 128);
 	require(gmp_port_configure(run->gmp, port, &c, run->now, &run->fx) ==
 		(run->there[port] ? 0 : -2));
 }
@@ -266,6 +271,9 @@ static struct told *told_find(struct run *run, uint32_t port, const struct addr 
 static void check_effects(struct run *run, uint32_t port)
 {
 	require(!run->fx.overflow);
+	for (uint32_t p = 1; p <= PORTS; p++)
+		require(!gmp_port_is_proxied(run->gmp, p) ||
+			(gmp_port_is_router(run->gmp, p) && !gmp_port_takes_reports(run->gmp, p)));
 	for (size_t i = 0; i < run->n_told; i++)
 		run->told[i].changes = 0;
 	for (size_t i = 0; i < run->fx.n; i++) {

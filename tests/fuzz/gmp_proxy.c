@@ -195,11 +195,16 @@ static void step_time(struct run *run)
 		expire(run);
 }
 
-/* Until nothing more is said; the version of an older router is heard again. */
+/* Until nothing more is said. A change of version forgets what was to be said of
+ * one group, so an old router asks once more for all. */
 static void settle(struct run *run)
 {
+	struct wire_message all = { .kind = WIRE_QUERY, .v6 = run->v6, .max_response_ms = 1000 };
 	uint64_t end = run->now + 60000;
 
+	all.version = run->v6 ? GMP_MLDV1 : GMP_IGMPV2;
+	if (run->older)
+		proxy_query(run->p, &all, run->now);
 	expire(run);
 	for (int i = 0; i < TURNS_MAX && proxy_next_ms(run->p) < end; i++) {
 		run->now = proxy_next_ms(run->p);
