@@ -50,11 +50,11 @@ struct source_change {
 struct wanted {
 	struct addr group; /* key */
 	struct filter filter;
-	uint32_t mode_left; /* copies of a change of mode; of a join, to an old router */
-	bool leave_left;    /* to an old router */
+	uint32_t mode_left;	       /* copies of a change of mode; of a join, to an old router */
+	bool leave_left;	       /* to an old router */
 	struct source_change *changes; /* sorted */
 	size_t n_changes;
-	bool pending; /* on the list */
+	bool pending;	    /* on the list */
 	uint64_t answer_ms; /* 0: not asked */
 	struct addr *asked; /* sources; none: all */
 	size_t n_asked;
@@ -67,10 +67,10 @@ struct proxy {
 	struct proxy_config config;
 	uint64_t random;
 	struct wanted *wanted;
-	struct wanted *pending; /* with changes that have copies left */
+	struct wanted *pending;		/* with changes that have copies left */
 	uint64_t change_ms, general_ms; /* 0: not due */
-	uint64_t groups_ms; /* no group's answer is due before; 0: none is */
-	uint64_t older_until[2]; /* of version 1; of version 2, IGMP's */
+	uint64_t groups_ms;		/* no group's answer is due before; 0: none is */
+	uint64_t older_until[2];	/* of version 1; of version 2, IGMP's */
 	enum gmp_version spoken;
 };
 
@@ -253,8 +253,7 @@ static void want_older(struct proxy *p, struct wanted *w, bool was, uint64_t now
 	wanted_pend(p, w, now);
 }
 
-int proxy_want(struct proxy *p, const struct addr *group, const struct filter *filter,
-	       uint64_t now)
+int proxy_want(struct proxy *p, const struct addr *group, const struct filter *filter, uint64_t now)
 {
 	struct wanted *w = wanted_find(p, group);
 	struct filter copy;
@@ -403,8 +402,8 @@ static void changes_report(struct report *r, struct wanted *w)
 static void change_report(struct report *r, struct wanted *w)
 {
 	if (w->mode_left) {
-		record_add(r, w->filter.mode == FILTER_EXCLUDE ? WIRE_TO_EX : WIRE_TO_IN,
-			   &w->group, w->filter.sources, w->filter.n_sources);
+		record_add(r, w->filter.mode == FILTER_EXCLUDE ? WIRE_TO_EX : WIRE_TO_IN, &w->group,
+			   w->filter.sources, w->filter.n_sources);
 		w->mode_left--;
 	} else {
 		changes_report(r, w);
@@ -438,8 +437,7 @@ static void changes_send(struct report *r, uint64_t now)
 	struct proxy *p = r->p;
 	struct wanted *w, *next;
 
-	DL_FOREACH_SAFE(p->pending, w, next)
-	{
+	DL_FOREACH_SAFE (p->pending, w, next) {
 		if (speaks_sources(p))
 			change_report(r, w);
 		else
@@ -458,8 +456,8 @@ static void changes_send(struct report *r, uint64_t now)
 static void state_report(struct report *r, const struct wanted *w)
 {
 	if (!filter_is_none(&w->filter))
-		record_add(r, w->filter.mode == FILTER_EXCLUDE ? WIRE_IS_EX : WIRE_IS_IN,
-			   &w->group, w->filter.sources, w->filter.n_sources);
+		record_add(r, w->filter.mode == FILTER_EXCLUDE ? WIRE_IS_EX : WIRE_IS_IN, &w->group,
+			   w->filter.sources, w->filter.n_sources);
 }
 
 static void answer_send(struct report *r, struct wanted *w)

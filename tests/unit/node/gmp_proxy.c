@@ -67,8 +67,8 @@ static void say(struct host *h, const char *format, ...)
 
 static void on_send(const uint8_t *frame, size_t len, void *userdata)
 {
-	static const char *const types[] = { "?", "IS_IN", "IS_EX", "TO_IN", "TO_EX", "ALLOW",
-					     "BLOCK" };
+	static const char *const types[] = { "?",     "IS_IN", "IS_EX", "TO_IN",
+					     "TO_EX", "ALLOW", "BLOCK" };
 	struct host *h = userdata;
 	struct wire_message m;
 	enum gmp_counter why;
@@ -82,7 +82,9 @@ static void on_send(const uint8_t *frame, size_t len, void *userdata)
 	h->frames++;
 	if (m.kind != WIRE_REPORT_V3) {
 		say(h, "%s%s%u", h->len ? " " : "", m.kind == WIRE_LEAVE ? "leave" : "v",
-		    m.kind == WIRE_LEAVE ? 0 : m.kind == WIRE_REPORT_V1 ? 1 : 2);
+		    m.kind == WIRE_LEAVE       ? 0
+		    : m.kind == WIRE_REPORT_V1 ? 1
+					       : 2);
 		return;
 	}
 	cursor = m.body;
@@ -92,8 +94,7 @@ static void on_send(const uint8_t *frame, size_t len, void *userdata)
 		wire_record_next(&m, &cursor, &rec);
 		say(h, "%s%s%u{", h->len ? " " : "", types[rec.type], rec.group.b[15]);
 		for (uint16_t k = 0; k < rec.n_sources; k++)
-			say(h, "%s%u", k ? " " : "",
-			    wire_source(h->v6, rec.sources, k).b[15]);
+			say(h, "%s%u", k ? " " : "", wire_source(h->v6, rec.sources, k).b[15]);
 		say(h, "}");
 	}
 }
@@ -112,8 +113,8 @@ static const char *said_next(struct host *h, uint64_t within_ms)
 {
 	uint64_t next = proxy_next_ms(h->p);
 
-	cr_assert(next > h->now && next <= h->now + within_ms, "%lu after %lu",
-		  (unsigned long)next, (unsigned long)h->now);
+	cr_assert(next > h->now && next <= h->now + within_ms, "%lu after %lu", (unsigned long)next,
+		  (unsigned long)h->now);
 	h->now = next - 1;
 	cr_assert_str_eq(said(h), "");
 	h->now = next;
@@ -449,7 +450,8 @@ Test(proxy, reports_and_leaves_of_older_versions)
 		cr_assert_str_eq(said(h), "");
 		want(h, 1, IN, "");
 		cr_assert_str_eq(said(h), "leave0");
-		cr_assert_eq(memcmp(h->last, v6 ? "\x33\x33\0\0\0\x02" : "\x01\0\x5e\0\0\x02", 6), 0);
+		cr_assert_eq(memcmp(h->last, v6 ? "\x33\x33\0\0\0\x02" : "\x01\0\x5e\0\0\x02", 6),
+			     0);
 		want(h, 1, EX, "");
 		cr_assert_str_eq(said(h), "v2");
 		cr_assert_eq(h->last[5], 1, "to the group");
@@ -511,7 +513,8 @@ Test(proxy, frames_field_by_field)
 			cr_assert_eq(memcmp(h->last, "\x33\x33\0\0\0\x16", 6), 0);
 			cr_assert_eq(ip[7], 1);
 			cr_assert_eq(ip[8], 0xfe);
-			cr_assert_eq(memcmp(ip + 24, "\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x16", 16), 0);
+			cr_assert_eq(memcmp(ip + 24, "\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x16", 16),
+				     0);
 			cr_assert_eq(memcmp(ip + 40, "\x3a\0\x05\x02\0\0\x01\0", 8), 0);
 			cr_assert_eq(ip[48], 143);
 		} else {
