@@ -38,6 +38,9 @@ struct controller_box {
 	uint64_t freezes;
 	uint64_t published; /* the registry's serial up to which the store was told */
 	struct controller_config *reloaded; /* the settings in force are of this file */
+	bool settings_due;		    /* the store did not take them */
+	uint64_t settings_ms;		    /* not before */
+	bool troubled, not_serving, renewed;
 };
 
 uint64_t controller_now_ms(void)
@@ -261,9 +264,53 @@ static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
 			  "silent=%zu nodes=%zu",
 			  registry_stale_count(c->registry), registry_count(c->registry));
 	}
-	while (!c->draining && c->serving && (node = registry_expired(c->registry, now_ms)))
+	/* A store that cannot commit hears nobody, so it lets nobody go. */
+	while (!c->draining && c->serving && !c->store->trouble &&
+	       (node = registry_expired(c->registry, now_ms)))
 		controller_expire(c, node);
 	return registry_next_ms(c->registry);
+}
+
+/* ---- the store's health ------------------------------------------------------------- */
+
+static int settings_commit(struct controller *c, const struct controller_config *config);
+
+static void trouble_ended(struct controller_box *box, uint64_t now_ms)
+{
+	struct controller *c = &box->c;
+
+	log_info("the store commits again");
+	registry_hold_again(c->registry, now_ms);
+}
+
+static void settings_again(struct controller_box *box, uint64_t now_ms)
+{
+	struct controller *c = &box->c;
+
+	if (!box->settings_due || now_ms < box->settings_ms || c->store->trouble || !c->serving)
+		return;
+	box->settings_ms = now_ms + CONTROLLER_SETTINGS_RETRY_MS;
+	box->settings_due = settings_commit(c, box->reloaded ? box->reloaded : c->config) < 0;
+}
+
+/* Of a store that is ours alone: agents have nowhere else to go, so they stay. */
+static void trouble_turn(struct controller_box *box, uint64_t now_ms)
+{
+	struct controller *c = &box->c;
+	bool not_serving;
+
+	store_forget(c->store, log_floor(c->log));
+	if (c->store->trouble && !box->troubled)
+		log_error("the store cannot commit, reports wait: %s", c->store->trouble);
+	else if (!c->store->trouble && box->troubled)
+		trouble_ended(box, now_ms);
+	box->troubled = c->store->trouble != NULL;
+	not_serving = box->troubled &&
+		      now_ms >= c->store->trouble_since_ms + CONTROLLER_STORE_PATIENCE_MS;
+	if (not_serving != box->not_serving)
+		rpc_server_set_serving(c->server, !not_serving && c->serving && !c->draining);
+	box->not_serving = not_serving;
+	settings_again(box, now_ms);
 }
 
 static uint64_t earlier(uint64_t a, uint64_t b)
@@ -277,9 +324,10 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	uint64_t next;
 
 	store_turn(c, now_ms);
+	trouble_turn(box, now_ms);
 	if (c->again && !c->draining)
 		controller_drain(c, "this controller begins anew: connect elsewhere");
-	next = earlier(store_next_ms(c->store), registry_turn(box, now_ms));
+	next = registry_turn(box, now_ms);
 	if (!box->c.mesh)
 		return next;
 	next = earlier(next, access_turn(c, now_ms));
@@ -287,7 +335,8 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	next = earlier(next, queries_turn(c->queries, now_ms));
 	next = earlier(next, mesh_turn(c->mesh, now_ms));
 	next = earlier(next, watches_turn(c->watches, now_ms));
-	return earlier(next, feed_turn(c->feed, now_ms));
+	next = earlier(next, feed_turn(c->feed, now_ms));
+	return earlier(next, store_next_ms(c->store)); /* of what this turn asked, too */
 }
 
 /* ---- settings by file ----------------------------------------------------------------- */
@@ -296,11 +345,10 @@ static void settings_committed(void *userdata, int result, uint64_t revision)
 {
 	struct controller *c = userdata;
 
-	if (result == 0)
+	if (result == 0 || result == -ECANCELED)
 		return;
-	log_error("the store cannot take the segments' settings: stopping err=%s",
-		  strerror(-result));
-	c->failed = true;
+	log_error("the store did not take the segments' settings, they are tried again");
+	((struct controller_box *)c)->settings_due = true;
 }
 
 static const struct controller_segment *settings_find(const struct controller_config *config,
@@ -491,6 +539,25 @@ static int store_begin(struct controller *c, char why[CONTROLLER_WHY_MAX])
 	if (r < 0)
 		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
 	return r;
+}
+
+int controller_renew(struct controller *c, const char *node)
+{
+	struct controller_box *box = (struct controller_box *)c;
+
+	/* In an epoch that this process began nobody can be ahead. */
+	if (box->renewed || store_renew(c->store) < 0)
+		return -ENOTSUP;
+	box->renewed = true;
+	log_error("an agent is ahead of the log, so the store is an older copy: a new epoch begins "
+		  "node=%s",
+		  node);
+	log_renew(c->log, c->store->epoch);
+	registry_begin_again(c->registry, controller_now_ms());
+	expect_known(c);
+	sessions_shed(c->sessions, "the controller's store is an older copy, a new epoch begins: "
+				   "connect again");
+	return 0;
 }
 
 DEFINE_CLEANUP(struct controller *, controller_free)

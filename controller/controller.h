@@ -17,7 +17,10 @@
 
 #define CONTROLLER_WHY_MAX  512
 #define CONTROLLER_GRACE_MS 2000 /* for streams to end in a drain */
-#define CONTROLLER_NEVER    UINT64_MAX
+/* A store that cannot commit for so long: the health service says NOT_SERVING. */
+#define CONTROLLER_STORE_PATIENCE_MS 3000
+#define CONTROLLER_SETTINGS_RETRY_MS 1000
+#define CONTROLLER_NEVER	     UINT64_MAX
 
 struct sessions;
 struct feed;
@@ -79,6 +82,10 @@ int controller_reload(struct controller *c, struct controller_config *config);
 void controller_drain(struct controller *c, const char *reason);
 
 uint64_t controller_now_ms(void);
+
+/* An agent knows revisions of the log's epoch that the log never had: begins a new
+ * epoch, once, and ends all sessions. -ENOTSUP: the store has no such. */
+int controller_renew(struct controller *c, const char *node);
 
 /* Withdraws all that the node has, fenced by its session. */
 void controller_expire(struct controller *c, struct registry_node *node);

@@ -27,6 +27,8 @@
 #include "controller/mesh_service.h"
 #include "controller/wire.h"
 
+#define STORE_FAILED "the controller's store cannot write now: connect again later"
+
 struct sessions {
 	struct controller *c;
 	TAILQ_HEAD(, session) all, by_sent;
@@ -277,7 +279,7 @@ static void node_committed(void *userdata, int result, uint64_t revision)
 	if (result == -ESTALE)
 		session_end(s, RPC_ABORTED, "a newer session of this node took over");
 	else if (result < 0)
-		session_end(s, RPC_UNAVAILABLE, "the store failed: connect again");
+		session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
 	session_release(s);
 }
 
@@ -341,7 +343,7 @@ static void session_decided(void *userdata, int result, uint64_t id, uint64_t la
 	} else if (result == -ESTALE) {
 		hello_fail(s, RPC_ABORTED, "a newer session of this node took over");
 	} else if (result < 0) {
-		hello_fail(s, RPC_UNAVAILABLE, "the store failed: connect again");
+		hello_fail(s, RPC_UNAVAILABLE, STORE_FAILED);
 	} else {
 		s->id = id;
 		s->last_sequence = last_sequence;
@@ -389,6 +391,18 @@ static int hello_conflict(struct session *s, bool *ret_alive)
 	return 0;
 }
 
+/* Of the same epoch, but this log never was where the agent is. */
+static bool hello_is_ahead(const struct session *s)
+{
+	if (!s->has_epoch || memcmp(s->hello_epoch, log_epoch(s->c->log), EPOCH_LEN) != 0)
+		return false;
+	for (size_t i = 0; i < s->n_subs; i++) {
+		if (s->subs[i].sent > log_revision(s->c->log))
+			return true;
+	}
+	return false;
+}
+
 static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 {
 	struct store_session request;
@@ -400,6 +414,8 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 	}
 	if (hello_parse(s, h) < 0 || hello_access(s) < 0 || hello_conflict(s, &alive) < 0 ||
 	    hello_subscribe(s, h) < 0 || hello_expect(s, h) < 0)
+		return;
+	if (hello_is_ahead(s) && controller_renew(s->c, s->name) == 0)
 		return;
 	s->state = SESSION_ASKING;
 	request = (struct store_session){ .node = s->name,
@@ -461,7 +477,7 @@ static void report_committed(void *userdata, int result, uint64_t revision)
 	} else if (result == -ESTALE) {
 		session_end(s, RPC_ABORTED, "a newer session of this node took over");
 	} else {
-		session_end(s, RPC_UNAVAILABLE, "the store failed: connect again");
+		session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
 	}
 	pending_free(p);
 	reports_run(s);

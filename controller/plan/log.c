@@ -530,7 +530,7 @@ void log_load_begin(struct log *log, uint64_t floor)
 
 	assert(TAILQ_EMPTY(&log->rows));
 	log->loading = true;
-	log->revision = 0; /* rows may be older than the floor */
+	log->revision = 0; /* rows that live may be older than any deletion */
 	log->floor = floor;
 	log->loaded_floor = floor;
 	HASH_ITER (hh, log->segments, segment, tmp)

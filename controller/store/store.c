@@ -7,7 +7,8 @@
 
 #include "common/cleanup.h"
 
-static const struct store_ops *const backends[] = { &store_memory_ops, &store_etcd_ops };
+static const struct store_ops *const backends[] = { &store_memory_ops, &store_sqlite_ops,
+						    &store_etcd_ops };
 
 int store_open(const struct store_options *options, const struct store_events *events,
 	       void *userdata, struct store **ret_store, char why[STORE_WHY_MAX])
@@ -26,7 +27,8 @@ int store_open(const struct store_options *options, const struct store_events *e
 						 ret_store, why);
 	}
 	snprintf(why, STORE_WHY_MAX,
-		 "store \"%.64s\" is not known: use \"memory\" or \"etcd:HOST:PORT[,HOST:PORT…]\"",
+		 "store \"%.64s\" is not known: use sqlite:PATH, etcd:HOST:PORT[,HOST:PORT…] or "
+		 "memory",
 		 spec);
 	return -EINVAL;
 }

@@ -75,6 +75,8 @@ struct store_etcd_options {
 
 struct store_options {
 	const char *spec;
+	/* Nothing but store_load() follows: a controller may have the store open. */
+	bool only_load;
 	/* For stores in the network; may be NULL. */
 	struct rpc *rpc;
 	const char *advertise; /* this controller's name and address for the others; or NULL */
@@ -170,6 +172,7 @@ struct store {
 };
 
 extern const struct store_ops store_memory_ops;
+extern const struct store_ops store_sqlite_ops;
 extern const struct store_ops store_etcd_ops;
 
 /* 0, or -errno with a sentence. */

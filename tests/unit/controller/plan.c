@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +7,6 @@
 #include "controller/plan/log.h"
 #include "controller/plan/registry.h"
 #include "controller/plan/report.h"
-#include "controller/store/store.h"
 
 static const uint8_t epoch[EPOCH_LEN] = { 1, 2, 3 };
 static const struct report_limits limits = { 4, 2 };
@@ -297,72 +295,4 @@ Test(report, quota_refuses_the_item_only_and_sources_widen)
 	cr_assert_eq(report_refusals(report, &refusals), 2);
 	report_free(report);
 	log_free(log);
-}
-
-static int session_result;
-static uint64_t session_id, session_sequence;
-
-static void on_session(void *userdata, int result, uint64_t id, uint64_t sequence)
-{
-	session_result = result;
-	session_id = id;
-	session_sequence = sequence;
-}
-
-static int commit_result;
-
-static void on_commit(void *userdata, int result, uint64_t revision)
-{
-	commit_result = result;
-}
-
-static uint64_t events;
-
-static void on_event(void *userdata, uint64_t revision, const struct log_change *c, size_t n)
-{
-	events++;
-}
-
-static int open_session(struct store *store, uint8_t instance, uint64_t start, uint64_t attempt,
-			bool alive)
-{
-	struct store_session q = { .node = "n1",
-				   .instance = { instance },
-				   .start_count = start,
-				   .attempt = attempt,
-				   .holder_alive = alive };
-
-	store_session(store, &q, on_session, NULL);
-	return session_result;
-}
-
-Test(memory, sessions_are_fenced)
-{
-	static const struct store_events ops = { .on_event = on_event };
-	struct log_change c = member("n1", 1, false);
-	struct store_txn txn = { .node = "n1", .sequence = 1, .changes = &c, .n_changes = 1 };
-	char why[STORE_WHY_MAX];
-	struct store *store;
-
-	cr_assert_eq(
-		store_open(&(struct store_options){ .spec = "nonsense" }, &ops, NULL, &store, why),
-		-EINVAL);
-	cr_assert_eq(
-		store_open(&(struct store_options){ .spec = "memory" }, &ops, NULL, &store, why),
-		0);
-	cr_assert_eq(open_session(store, 1, 1, 1, false), 0);
-	txn.session = session_id;
-	store_commit(store, &txn, on_commit, NULL);
-	cr_assert_eq(commit_result, 0);
-	cr_assert_eq(events, 1);
-	cr_assert_eq(open_session(store, 1, 1, 1, true), -ESTALE);
-	cr_assert_eq(open_session(store, 2, 1, 1, true), -EEXIST);
-	cr_assert_eq(open_session(store, 1, 1, 2, true), 0);
-	cr_assert_eq(session_sequence, 1);
-	store_commit(store, &txn, on_commit, NULL);
-	cr_assert_eq(commit_result, -ESTALE);
-	cr_assert_eq(events, 1);
-	cr_assert_eq(open_session(store, 2, 1, 1, false), 0);
-	cr_assert_eq(session_sequence, 0);
-	store_close(store);
 }
