@@ -536,9 +536,12 @@ static void go_idle(struct uplink *u, uint64_t now_ms, uint64_t wait_ms, const c
 /* The stream is over: on to the next controller. */
 static void leave(struct uplink *u, uint64_t now_ms, enum rota_failure failure, const char *why)
 {
+	char named[sizeof(u->detail)];
+
+	snprintf(named, sizeof(named), "%s: %s", rota_target(&u->rota), why);
 	if (u->state == UP && now_ms >= u->up_ms + ROTA_PROVEN_MS)
 		rota_proven(&u->rota);
-	go_idle(u, now_ms, rota_failed(&u->rota, failure), why);
+	go_idle(u, now_ms, rota_failed(&u->rota, failure), named);
 }
 
 /* We end it: the stream is told, the next attempt follows. */
