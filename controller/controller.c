@@ -26,6 +26,7 @@
 #include "controller/config_etcd.h"
 #include "controller/mesh_service.h"
 #include "controller/node_service.h"
+#include "controller/peers.h"
 
 #define METHODS_MAX 32
 
@@ -435,6 +436,8 @@ static int parts_new(struct controller *c)
 	if (r == 0)
 		r = watches_new(c, &c->watches);
 	if (r == 0)
+		r = peers_new(c, &c->peers);
+	if (r == 0)
 		r = mesh_new(c, &c->mesh);
 	return r;
 }
@@ -610,6 +613,7 @@ void controller_free(struct controller *c)
 	/* Whoever waits for the store hears of its end. */
 	store_close(c->store);
 	rpc_tls_free(c->etcd_tls);
+	peers_free(c->peers);
 	mesh_free(c->mesh);
 	watches_free(c->watches);
 	sessions_free(c->sessions);

@@ -27,6 +27,7 @@ struct feed;
 struct watches;
 struct mesh;
 struct queries;
+struct peers;
 
 struct controller_counters {
 	uint64_t sessions, takeovers, conflicts, refused_hellos;
@@ -55,6 +56,7 @@ struct controller {
 	struct watches *watches;
 	struct mesh *mesh;
 	struct queries *queries;
+	struct peers *peers;
 	struct controller_counters counters;
 	bool draining, stopped, failed;
 	/* What it knows of the store is no longer true: it drains, and after it

@@ -7,6 +7,7 @@
 #include "common/cleanup.h"
 #include "controller/mesh_service.h"
 #include "controller/node_service.h"
+#include "controller/peers.h"
 
 enum wait_kind {
 	WAIT_NONE,
@@ -14,6 +15,7 @@ enum wait_kind {
 	WAIT_VERIFY,
 	WAIT_CONVERGED,
 	WAIT_COMMIT,
+	WAIT_NODES,
 };
 
 /* One node of a Verify. */
@@ -21,6 +23,7 @@ struct verified {
 	struct wait *wait;
 	struct query *query; /* open */
 	char name[LOG_NAME_MAX];
+	char holder[REGISTRY_HOLDER_MAX]; /* the controller that was asked; "": this one */
 	bool answered, ok;
 	char detail[256];
 };
@@ -45,6 +48,14 @@ struct wait {
 	/* WAIT_VERIFY */
 	struct verified *nodes;
 	size_t n_nodes;
+	/* Other controllers that were asked, and have not answered. */
+	struct question *questions[PEERS_MAX];
+	size_t n_questions, n_open;
+	/* WAIT_NODES: their answers */
+	Mcmesh__V1__ListNodesResponse *lists[PEERS_MAX];
+	size_t n_lists;
+	struct page page;
+	uint32_t n_converged; /* WAIT_CONVERGED: their nodes */
 	TAILQ_ENTRY(wait) link, by_pending;
 };
 
@@ -67,6 +78,13 @@ int wait_pend(struct wait *w);
 bool wait_is_request(struct wait *w, const ProtobufCMessage *message);
 /* 0; otherwise the call has failed with a sentence. */
 int wait_group(struct wait *w, const char *text, struct addr *ret_group);
+
+/* Asks another controller for the wait; done comes with the wait unless that is
+ * over before. It must call wait_answered() first. */
+int wait_ask(struct wait *w, const char *address, const char *method,
+	     const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+	     uint64_t timeout_ms, question_done *done);
+void wait_answered(struct wait *w);
 
 /* ---- methods -------------------------------------------------------------------- */
 

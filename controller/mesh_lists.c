@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The lists of MeshService: walks over the log in the order of its keys. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "controller/mesh_internal.h"
@@ -15,35 +16,95 @@ static int list_begin(struct wait *w, enum log_kind kind, uint32_t size, const c
 	return -EINVAL;
 }
 
-void mesh_list_nodes(struct rpc_call *call, const ProtobufCMessage *message)
+static int by_name(const void *name, const void *node)
 {
-	const Mcmesh__V1__ListNodesRequest *q = (const Mcmesh__V1__ListNodesRequest *)message;
+	return strcmp(name, (*(Mcmesh__V1__Node *const *)node)->name);
+}
+
+/* What only the controller knows that has the node's session. */
+static void node_complete(const struct wait *w, Mcmesh__V1__Node *n)
+{
+	for (size_t i = 0; i < w->n_lists; i++) {
+		const Mcmesh__V1__ListNodesResponse *list = w->lists[i];
+		Mcmesh__V1__Node **found =
+			bsearch(n->name, list->nodes, list->n_nodes, sizeof(*list->nodes), by_name);
+
+		if (!found)
+			continue;
+		n->applied_revision = (*found)->applied_revision;
+		n->silent_ms = (*found)->silent_ms;
+		n->version = (*found)->version;
+	}
+}
+
+static void nodes_reply(struct wait *w, bool local)
+{
 	Mcmesh__V1__ListNodesResponse a = MCMESH__V1__LIST_NODES_RESPONSE__INIT;
-	struct wait *w = wait_of(call);
 	struct arena arena = ARENA_NULL;
 	struct registry_node *node;
 	struct log_row *row;
-	struct page page;
 
-	if (!wait_is_request(w, message) ||
-	    list_begin(w, LOG_NODE, q->page_size, q->page_token, &page) < 0)
-		return;
-	a.nodes = arena_alloc(&arena, page.size * sizeof(*a.nodes));
-	for (row = page_seek(w->c->log, &page, LOG_NODE, 0, NULL); row && row->key.kind == LOG_NODE;
-	     row = row->next[0]) {
+	a.nodes = arena_alloc(&arena, w->page.size * sizeof(*a.nodes));
+	for (row = page_seek(w->c->log, &w->page, LOG_NODE, 0, NULL);
+	     row && row->key.kind == LOG_NODE; row = row->next[0]) {
 		node = registry_find(w->c->registry, row->node->name);
-		if (row->deleted || !node)
+		if (row->deleted || !node || (local && !node->session))
 			continue;
-		if (a.n_nodes >= page.size) {
-			a.next_page_token = page_token(w->c->log, &arena, &page, row);
+		if (a.n_nodes >= w->page.size) {
+			a.next_page_token = page_token(w->c->log, &arena, &w->page, row);
 			break;
 		}
-		a.nodes[a.n_nodes++] = mesh_node(w->c, &arena, node);
+		a.nodes[a.n_nodes] = mesh_node(w->c, &arena, node);
+		if (node->elsewhere)
+			node_complete(w, a.nodes[a.n_nodes]);
+		a.n_nodes++;
 	}
 	a.epoch = mesh_epoch_text(w->c, &arena);
-	a.revision = page.revision;
+	a.revision = w->page.revision;
 	wait_reply(w, &a.base);
 	arena_reset(&arena);
+}
+
+/* A controller that does not answer leaves its nodes without what it knows. */
+static void nodes_answered(void *userdata, const char *address, int status, const char *text,
+			   const ProtobufCMessage *answer)
+{
+	struct wait *w = userdata;
+	size_t len = answer ? protobuf_c_message_get_packed_size(answer) : 0;
+	uint8_t *bytes = answer ? malloc(len + 1) : NULL;
+
+	wait_answered(w);
+	if (bytes) {
+		/* The message lives only here. */
+		protobuf_c_message_pack(answer, bytes);
+		w->lists[w->n_lists] = mcmesh__v1__list_nodes_response__unpack(NULL, len, bytes);
+		w->n_lists += w->lists[w->n_lists] != NULL;
+		free(bytes);
+	}
+	if (!w->n_open)
+		nodes_reply(w, false);
+}
+
+void mesh_list_nodes(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Mcmesh__V1__ListNodesRequest *q = (const Mcmesh__V1__ListNodesRequest *)message;
+	const char *const *others;
+	Mcmesh__V1__ListNodesRequest local = MCMESH__V1__LIST_NODES_REQUEST__INIT;
+	struct wait *w = wait_of(call);
+
+	if (!wait_is_request(w, message) ||
+	    list_begin(w, LOG_NODE, q->page_size, q->page_token, &w->page) < 0)
+		return;
+	w->kind = WAIT_NODES;
+	local.local = true;
+	if (!q->local) {
+		for (others = store_controllers(w->c->store); *others; others++)
+			wait_ask(w, *others, "ListNodes", &local.base,
+				 &mcmesh__v1__list_nodes_response__descriptor, PEER_TIMEOUT_MS,
+				 nodes_answered);
+	}
+	if (!w->n_open)
+		nodes_reply(w, q->local);
 }
 
 struct member_filter {

@@ -102,15 +102,41 @@ void wait_free(struct wait *w)
 {
 	TAILQ_REMOVE(&w->c->mesh->waits, w, link);
 	w->c->mesh->n_waits--;
+	for (size_t i = 0; i < w->n_lists; i++)
+		mcmesh__v1__list_nodes_response__free_unpacked(w->lists[i], NULL);
 	free(w->routes);
 	free(w->nodes);
 	free(w);
+}
+
+int wait_ask(struct wait *w, const char *address, const char *method,
+	     const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
+	     uint64_t timeout_ms, question_done *done)
+{
+	int r;
+
+	if (w->n_questions >= PEERS_MAX)
+		return -E2BIG;
+	r = peers_ask(w->c->peers, address, method, request, response, timeout_ms, done, w,
+		      &w->questions[w->n_questions]);
+	if (r < 0)
+		return r;
+	w->n_questions++;
+	w->n_open++;
+	return 0;
+}
+
+void wait_answered(struct wait *w)
+{
+	w->n_open--;
 }
 
 static void wait_finish(struct wait *w)
 {
 	w->finished = true;
 	query_cancel(TAKE_PTR(w->query));
+	for (size_t i = 0; i < w->n_questions; i++)
+		question_cancel(TAKE_PTR(w->questions[i]));
 	for (size_t i = 0; i < w->n_nodes; i++)
 		query_cancel(TAKE_PTR(w->nodes[i].query));
 	if (!w->pending)

@@ -30,7 +30,9 @@
 
 const struct ctl_command ctl_commands[] = {
 	{ "node", "list", "the nodes of the mesh",
-	  MESH("ListNodes", list_nodes_request, list_nodes_response), .rows = "nodes" },
+	  MESH("ListNodes", list_nodes_request, list_nodes_response), .rows = "nodes",
+	  .arguments = { { "--local", "local", false,
+			   "only nodes connected to the controller asked" } } },
 	{ "node", "drain", "drain a node before its agent stops for good",
 	  MESH("DrainNode", drain_node_request, drain_node_response),
 	  .arguments = { { "NODE", "node", true, "the node" },
