@@ -41,9 +41,10 @@ def print_status(state):
     nodes = programs.ctl_json(["node", "list"]) or {"nodes": []}
     known = {n["name"]: n for n in nodes["nodes"]}
     rows = [("NAME", "NAMESPACE", "ADDRESS", "PROGRAM", "MESH", "PORTS")]
-    for name in programs.controllers(state):
+    for name in programs.etcds(state) + programs.controllers(state):
         pid = programs.pid_of(programs.RUN / name)
-        rows.append((name, topo.netns(name), topo.controller_address(name),
+        rows.append((name, topo.netns(name), topo.etcd_address(name) if topo.ETCD.match(name)
+                     else topo.controller_address(name),
                      f"pid {pid}" if pid else "stopped", "-", "-"))
     for name in programs.agents(state):
         pid = programs.pid_of(programs.RUN / name)
@@ -60,7 +61,8 @@ def parse_up(args):
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--ports", type=int, default=2, help="workloads on each node")
     parser.add_argument("--controllers", type=int, default=1)
-    parser.add_argument("--store", default="memory", choices=["memory", "sqlite", "etcd"])
+    parser.add_argument("--store", choices=["memory", "sqlite", "etcd"],
+                        help="default: memory, or etcd when there are several controllers")
     parser.add_argument("--tls", action="store_true",
                         help="mutual TLS; certificates in /run/mcmesh-lab/pki")
     parser.add_argument("--kernel-vxlan", action="store_true")
@@ -74,12 +76,18 @@ def parse_up(args):
                                ("ports", o.ports, topo.MAX_PORTS)):
         if not 1 <= value <= limit:
             raise UsageError(f"--{what} is 1 to {limit}, not {value}")
-    if o.store != "memory":
-        raise UsageError(f"the {o.store} store is not built yet: this lab's controller keeps its "
-                         "state in memory (leave --store out)")
-    if o.controllers != 1:
-        raise UsageError("several controllers need the etcd store, which is not built yet: "
-                         "use --controllers 1")
+    if not 1 <= o.controllers <= topo.MAX_CONTROLLERS:
+        raise UsageError(f"--controllers is 1 to {topo.MAX_CONTROLLERS}, not {o.controllers}")
+    if o.store is None:
+        o.store = "etcd" if o.controllers > 1 else "memory"
+    if o.store != "etcd" and o.controllers > 1:
+        raise UsageError(f"several controllers cannot share the {o.store} store: "
+                         "use --store etcd, or leave --store out")
+    if o.store == "sqlite":
+        raise UsageError("the sqlite store is not built yet: leave --store out")
+    if o.store == "etcd" and not os.access(programs.ETCD_PROGRAM, os.X_OK):
+        raise UsageError("the etcd store needs the Debian package etcd-server: "
+                         "run ./dev setup")
     for item in o.agent_set + o.controller_set:
         if "=" not in item:
             raise UsageError(f"a setting is KEY=VALUE, not '{item}'")
@@ -107,7 +115,12 @@ def cmd_up(args):
                                   o.ipv6_underlay)
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
-            topo.up(o.nodes, o.ports, o.controllers)
+            topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state))
+            for name in programs.etcds(state):
+                programs.start_etcd(state, name)
+            for name in programs.etcds(state):
+                programs.wait_until(f"etcd {name} is healthy",
+                                    lambda: programs.etcd_is_healthy(name), UP_DEADLINE_S)
             for name in programs.controllers(state):
                 programs.start_controller(state, name)
             for name in programs.agents(state):
@@ -140,7 +153,8 @@ def cmd_exec(args):
     name, command = existing_name(args[0]), args[1:]
     if command[0] == "--":
         command = command[1:]
-    os.environ["MCMESH_CONTROLLER"] = f"{topo.controller_address('c1')}:{programs.PORT}"
+    controller = name if topo.CONTROLLER.match(name) else programs.live_controller(programs.load())
+    os.environ["MCMESH_CONTROLLER"] = f"{topo.controller_address(controller)}:{programs.PORT}"
     if certificates.PKI.is_dir():
         certificates.export()
     if topo.NODE.match(name):
@@ -161,25 +175,34 @@ def cmd_ctl(args):
 
 
 def target(args, verb):
-    if len(args) != 2 or args[0] not in ("agent", "controller"):
-        raise UsageError(f"usage: ./dev lab {verb} agent nN | controller cN")
+    if len(args) != 2 or args[0] not in KINDS:
+        raise UsageError(f"usage: ./dev lab {verb} agent nN | controller cN | etcd eN")
     kind, name = args
     state = programs.load()
-    known = programs.agents(state) if kind == "agent" else programs.controllers(state)
+    known = KINDS[kind][0](state)
     if name not in known:
-        raise LabError(f"the lab has no {kind} '{name}'; it has {', '.join(known)}")
+        raise LabError(f"the lab has no {kind} '{name}'; it has {', '.join(known) or 'none'}")
     return state, kind, name
 
 
+# How each kind of program is listed, started, and known to answer.
+KINDS = {
+    "agent": (programs.agents, programs.start_agent,
+              lambda name: programs.ctl_json(["port", "list"], agent=name) is not None),
+    "controller": (programs.controllers, programs.start_controller,
+                   lambda name: programs.ctl_json(["node", "list"], controller=name) is not None),
+    "etcd": (programs.etcds, programs.start_etcd, programs.etcd_is_healthy),
+}
+
+
 def start(state, kind, name):
-    (programs.start_agent if kind == "agent" else programs.start_controller)(state, name)
-    check = (lambda: programs.ctl_json(["port", "list"], agent=name)) if kind == "agent" else \
-        (lambda: programs.ctl_json(["node", "list"]))
+    _, begin, check = KINDS[kind]
+    begin(state, name)
 
     def answers():
         if not programs.pid_of(programs.RUN / name):
             raise LabError(f"{kind} {name} ended:\n{programs.log_tail(name)}")
-        return check() is not None
+        return check(name)
 
     programs.wait_until(f"{kind} {name} answers", answers, UP_DEADLINE_S)
 
@@ -205,8 +228,8 @@ def cmd_restart(args):
 
 
 def node_argument(args, verb):
-    if len(args) != 1 or not topo.NODE.match(args[0]):
-        raise UsageError(f"usage: ./dev lab {verb} nN")
+    if len(args) != 1 or not topo.HOST.match(args[0]):
+        raise UsageError(f"usage: ./dev lab {verb} nN | cN | eN")
     return existing_name(args[0])
 
 
@@ -224,11 +247,11 @@ COMMANDS = {
     "status": (cmd_status, "what runs, and what the mesh says of it"),
     "exec": (cmd_exec, "exec n1p1 CMD…: a command in a workload (n1: node, c1: controller)"),
     "ctl": (cmd_ctl, "ctl [--agent n1] ARGS…: mcmeshctl against the lab"),
-    "start": (cmd_start, "start agent n1 | controller c1"),
+    "start": (cmd_start, "start agent n1 | controller c1 | etcd e1"),
     "stop": (cmd_stop, "end it with SIGTERM"),
     "kill": (cmd_kill, "end it with SIGKILL"),
     "restart": (cmd_restart, "stop and start"),
-    "cut": (cmd_cut, "cut n1: its underlay loses every packet"),
+    "cut": (cmd_cut, "cut n1 (c1, e1): its underlay loses every packet"),
     "heal": (cmd_heal, "heal n1: and carries them again"),
 }
 

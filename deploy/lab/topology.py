@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab's network: one namespace a node, a workload and a controller.
+"""The lab's network: one namespace a node, a workload, a controller, a member of etcd.
 
     mcm-n1p1 eth0 --- n1p1 mcm-n1 uplink0 --- u-n1 mcm-underlay(br0) u-c1 --- uplink0 mcm-c1
 
@@ -25,10 +25,12 @@ MAX_CONTROLLERS = 5
 # Room for a workload's full-size packet with the overlay's headers around it.
 UNDERLAY_MTU = 1600
 
-OURS = re.compile(r"^mcm-(underlay|n\d+|n\d+p\d+|c\d+)$")
+OURS = re.compile(r"^mcm-(underlay|n\d+|n\d+p\d+|c\d+|e\d+)$")
 NODE = re.compile(r"^n(\d+)$")
 WORKLOAD = re.compile(r"^n(\d+)p(\d+)$")
 CONTROLLER = re.compile(r"^c(\d+)$")
+ETCD = re.compile(r"^e(\d+)$")
+HOST = re.compile(r"^[nce]\d+$")  # what is on the underlay
 
 
 class LabError(Exception):
@@ -57,6 +59,10 @@ def vtep6(node):
 
 def controller_address(name):
     return f"203.0.113.{249 + int(CONTROLLER.match(name)[1])}"
+
+
+def etcd_address(name):
+    return f"203.0.113.{240 + int(ETCD.match(name)[1])}"
 
 
 def workload_address(name):
@@ -176,9 +182,9 @@ def port_down(name):
     ip_batch([f"link del {name}"], "n" + WORKLOAD.match(name)[1])
 
 
-def up(nodes, ports, controllers):
+def up(nodes, ports, servers):
+    """`servers`: names of controllers and of members of etcd."""
     hosts = node_names(nodes)
-    servers = [f"c{i}" for i in range(1, controllers + 1)]
     ip_batch([f"netns add {netns(n)}" for n in ["underlay", *hosts, *servers]])
     sysctl("underlay", QUIET_IPV6)
     ip_batch([f"link add {BRIDGE} type bridge mcast_snooping 0 forward_delay 0",
@@ -187,8 +193,9 @@ def up(nodes, ports, controllers):
         _uplink(name)
     for name in servers:
         sysctl(name, {**QUIET_IPV6, **ANY_PATH})
-        address = controller_address(name)
-        ip_batch(_host_links(name, address, f"fd00:203:0:113::c:{name[1:]}"), name)
+        address = etcd_address(name) if ETCD.match(name) else controller_address(name)
+        ip_batch(_host_links(name, address, f"fd00:203:0:113::{ord(name[0]) - 87:x}:{name[1:]}"),
+                 name)
     for name in hosts:
         sysctl(name, {**QUIET_IPV6, **ANY_PATH, **ROUTER})
         routes = []
@@ -205,6 +212,10 @@ def up(nodes, ports, controllers):
 def cut(node):
     """Packets of the node's underlay vanish silently, as behind a dead switch."""
     ip_batch([f"link set u-{node} nomaster"], "underlay")
+
+
+def is_cut(node):
+    return "master" not in run(["ip", "-n", netns("underlay"), "link", "show", f"u-{node}"])
 
 
 def heal(node):
