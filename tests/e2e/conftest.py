@@ -169,10 +169,12 @@ class Lab:
         return left
 
 
-def mesh_up(tls):
+def mesh_up(tls, *options):
+    """`options`: of `lab up`; by default those in MCMESH_E2E_LAB, e.g. "--controllers 3"."""
     settings = [f"--agent-set={s}" for s in SETTINGS] + [f"--controller-set=hold_ms={HOLD_MS}"]
+    options = options or os.environ.get("MCMESH_E2E_LAB", "").split()
     lab_command("down")
-    up = lab_command("up", *settings, *(["--tls"] if tls else []), check=False)
+    up = lab_command("up", *settings, *(["--tls"] if tls else []), *options, check=False)
     if up.returncode:
         pytest.exit(f"the lab does not come up: {up.stderr}", returncode=1)
 
@@ -190,6 +192,21 @@ def tls_mesh(mesh):
     mesh_up(True)
     yield mesh
     mesh_up(TLS)
+
+
+@pytest.fixture(scope="module")
+def ha_mesh(mesh):
+    """For the tests of one file: three controllers and three members of etcd."""
+    if not os.access(programs.ETCD_PROGRAM, os.X_OK):
+        pytest.skip("etcd is not installed: run ./dev setup")
+    mesh_up(TLS, "--controllers", "3")
+    yield mesh
+    mesh_up(TLS)
+
+
+@pytest.fixture
+def ha_lab(ha_mesh, lab):
+    return lab
 
 
 @pytest.fixture
