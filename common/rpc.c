@@ -135,17 +135,29 @@ static int queue_run(struct rpc *rpc, gpr_timespec deadline)
 	return n;
 }
 
+static void servers_arm(struct rpc *rpc)
+{
+	for (struct rpc_server *s = rpc->servers; s; s = s->next)
+		rpc_server_arm(s);
+}
+
 int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 {
 	uint64_t now_ms = rpc_now_ms();
+	int n;
 
 	if (rpc->event)
 		return -EINVAL;
 	deadline_ms = rpc_tick(rpc, now_ms, deadline_ms);
 	if (rpc->resting && now_ms >= rpc->resting_ms + RPC_REST_MAX_MS)
 		rpc_resume(rpc);
+	n = queue_run(rpc, deadline_of(0));
+	/* The library looks at the network only when its queue is empty. So new calls
+	 * are taken only then, or one client's would keep all others out. */
+	if (n < RPC_TURN_MAX)
+		servers_arm(rpc);
 	/* Reads that are put off go on when nothing else is to be done. */
-	if (queue_run(rpc, deadline_of(0)) || deadline_ms <= now_ms)
+	if (n || deadline_ms <= now_ms)
 		return 0;
 	rpc_resume(rpc);
 	queue_run(rpc, deadline_of(deadline_ms));

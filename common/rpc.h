@@ -179,6 +179,7 @@ int rpc_server_start(struct rpc_server *server);
 struct rpc_server_counters {
 	uint64_t expired; /* calls refused or ended because their certificate was over */
 	uint64_t shut;	  /* how often new connections had to wait: nearly no descriptors left */
+	uint64_t flooded; /* calls refused: too many a second on one connection */
 };
 
 struct rpc_server_counters rpc_server_counters(const struct rpc_server *server);

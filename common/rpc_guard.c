@@ -12,30 +12,37 @@
  * until enough of the others are gone. Connections that are there do not notice.
  *
  * The kernel gives the lowest free number, so "all below a threshold are taken"
- * is one fcntl(2).
+ * is one fcntl(2). The library accepts in a loop that a fast stranger can keep
+ * busy, hence a thread of the guard's own; it touches nothing else.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "common/rpc_internal.h"
 
-/* Descriptors left for what is not accepted at the port. At most that many
- * connections wait for accept(2) or come between two looks. */
+/* Descriptors that are left when the door is shut: for what waits for accept(2)
+ * then, what came since the last look, and everything else. */
 #define GUARD_RESERVE 8192
 #define GUARD_BACKLOG 1024
+#define GUARD_LOOK_MS 50
 
 struct rpc_guard {
 	int *fds; /* the library's: not ours to close */
 	size_t n;
 	int shut_at, open_at;
 	bool is_shut;
-	uint64_t shut, look_ms;
+	atomic_uint_fast64_t shut;
+	pthread_t thread;
+	int stop_fd; /* readable: the thread ends; -1: there is none */
 };
 
 static bool listens_on(int fd, int port)
@@ -64,9 +71,18 @@ static int guard_add(struct rpc_guard *guard, int fd)
 	return listen(fd, GUARD_BACKLOG) < 0 ? -errno : 0;
 }
 
+static struct rpc_guard *guard_new(void)
+{
+	struct rpc_guard *guard = calloc(1, sizeof(*guard));
+
+	if (guard)
+		guard->stop_fd = -1;
+	return guard;
+}
+
 int rpc_guard_listen(struct rpc_guard **guard, int port)
 {
-	struct rpc_guard *g = *guard ?: calloc(1, sizeof(*g));
+	struct rpc_guard *g = *guard ?: guard_new();
 	DIR *dir = opendir("/proc/self/fd");
 	struct dirent *entry;
 	int r = 0;
@@ -94,7 +110,7 @@ static void guard_measure(struct rpc_guard *guard)
 
 	getrlimit(RLIMIT_NOFILE, &limit);
 	files = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
-	reserve = files / 2 < GUARD_RESERVE ? files / 2 : GUARD_RESERVE;
+	reserve = files / 4 * 3 < GUARD_RESERVE ? files / 4 * 3 : GUARD_RESERVE;
 	guard->shut_at = (int)(files - reserve);
 	guard->open_at = guard->shut_at - guard->shut_at / 8;
 }
@@ -108,20 +124,14 @@ static void guard_set(struct rpc_guard *guard, bool shut)
 		setsockopt(guard->fds[i], SOL_SOCKET, shut ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
 			   &program, sizeof(program));
 	guard->is_shut = shut;
-	guard->shut += shut;
+	atomic_fetch_add(&guard->shut, shut);
 }
 
-uint64_t rpc_guard_tick(struct rpc_guard *guard, uint64_t now_ms)
+static void guard_look(struct rpc_guard *guard)
 {
-	int lowest;
+	int lowest = fcntl(guard->fds[0], F_DUPFD_CLOEXEC, 0);
 
-	if (!guard || !guard->n)
-		return UINT64_MAX;
-	if (now_ms < guard->look_ms)
-		return guard->look_ms;
-	guard->look_ms = now_ms + RPC_GUARD_LOOK_MS;
 	guard_measure(guard);
-	lowest = fcntl(guard->fds[0], F_DUPFD_CLOEXEC, 0);
 	if (lowest >= 0)
 		close(lowest);
 	else
@@ -130,18 +140,59 @@ uint64_t rpc_guard_tick(struct rpc_guard *guard, uint64_t now_ms)
 		guard_set(guard, true);
 	else if (guard->is_shut && lowest < guard->open_at)
 		guard_set(guard, false);
-	return guard->look_ms;
+}
+
+static void *guard_thread(void *arg)
+{
+	struct rpc_guard *guard = arg;
+	struct pollfd stop = { .fd = guard->stop_fd, .events = POLLIN };
+
+	while (poll(&stop, 1, GUARD_LOOK_MS) <= 0)
+		guard_look(guard);
+	return NULL;
+}
+
+int rpc_guard_start(struct rpc_guard *guard)
+{
+	sigset_t all, old;
+	int r;
+
+	if (!guard || !guard->n)
+		return 0;
+	guard->stop_fd = eventfd(0, EFD_CLOEXEC);
+	if (guard->stop_fd < 0)
+		return -errno;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = -pthread_create(&guard->thread, NULL, guard_thread, guard);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r < 0) {
+		close(guard->stop_fd);
+		guard->stop_fd = -1;
+	}
+	return r;
+}
+
+void rpc_guard_stop(struct rpc_guard *guard)
+{
+	if (!guard || guard->stop_fd < 0)
+		return;
+	eventfd_write(guard->stop_fd, 1);
+	pthread_join(guard->thread, NULL);
+	close(guard->stop_fd);
+	guard->stop_fd = -1;
 }
 
 uint64_t rpc_guard_shut(const struct rpc_guard *guard)
 {
-	return guard ? guard->shut : 0;
+	return guard ? atomic_load(&((struct rpc_guard *)guard)->shut) : 0;
 }
 
 void rpc_guard_free(struct rpc_guard *guard)
 {
 	if (!guard)
 		return;
+	rpc_guard_stop(guard);
 	free(guard->fds);
 	free(guard);
 }

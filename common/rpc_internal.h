@@ -18,7 +18,10 @@
 #include "common/rpc_tls.h"
 
 /* Server calls that wait for a client at any time. */
-#define RPC_ARMED_REQUESTS 64
+#define RPC_ARMED_REQUESTS 512
+/* Calls of one connection, a second and at once; more are refused unread. */
+#define RPC_CALLS_PER_SECOND_MAX 5000
+#define RPC_RATES		 1024 /* by hash of the peer */
 /* A read is put off while there is other work, but not for longer. */
 #define RPC_REST_MAX_MS 10
 /* Completions that one turn of a loop handles before others get theirs. */
@@ -34,10 +37,11 @@
 #define RPC_PING_INTERVAL_MIN_MS       300
 #define RPC_CONNECT_TIMEOUT_MS	       2000
 #define RPC_WINDOW_BYTES	       (1024 * 1024)
+#define RPC_READ_BYTES		       (32 * 1024)
 /* TCP, TLS and HTTP/2 settings together: who takes longer is cut off. */
 #define RPC_HANDSHAKE_TIMEOUT_MS 5000
-/* How often the guard of the ports looks (rpc_guard.c). */
-#define RPC_GUARD_LOOK_MS 200
+/* Certificates that need not be read again: reading one takes longer than a call. */
+#define RPC_KNOWN_MAX 1024
 /* Certificates are looked at as often, so that a clock that was set counts. */
 #define RPC_EXPIRY_LOOK_MS 60000
 /* After the loop's other work of the turn. */
@@ -63,7 +67,8 @@ struct rpc {
 	struct rpc_call *resting; /* their next read is put off to the end of the turn */
 	uint64_t resting_ms;	  /* the first since then */
 	struct rpc_server *servers;
-	struct rpc_tls_held *held; /* until gRPC has ended */
+	struct rpc_known *known[RPC_KNOWN_MAX]; /* certificates, by hash */
+	struct rpc_tls_held *held;		/* until gRPC has ended */
 	/* One decoder chunk kept for the next message. */
 	void *spare;
 
@@ -141,7 +146,12 @@ struct rpc_server {
 	uint64_t cancel_at_ms; /* 0: none */
 	struct rpc_tls *tls;
 	struct rpc_guard *guard;
-	uint64_t guard_at_ms;
+	struct rpc_request *idle; /* slots to be armed when the queue is empty */
+	struct rpc_rate {
+		uint64_t at_ms;
+		uint32_t tokens;
+	} rates[RPC_RATES];
+	uint64_t flooded;
 	uint64_t expiry_at_ms; /* the next look at the calls' certificates; 0: none */
 	uint64_t expired;
 	int (*authorize)(const struct rpc_call *call, const char *path, void *userdata,
@@ -187,6 +197,8 @@ int rpc_encode(const ProtobufCMessage *message, grpc_slice *ret_slice);
 
 /* rpc_server.c */
 void rpc_server_call_gone(struct rpc_server *server);
+/* Slots that rest take new calls again. */
+void rpc_server_arm(struct rpc_server *server);
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms);
 /* The deadline of the next tick; UINT64_MAX: none. */
 uint64_t rpc_server_next_ms(const struct rpc_server *server);
@@ -195,7 +207,9 @@ uint64_t rpc_server_next_ms(const struct rpc_server *server);
 struct rpc_guard;
 /* Guards the sockets that listen on the port; *guard is made with the first. */
 int rpc_guard_listen(struct rpc_guard **guard, int port);
-uint64_t rpc_guard_tick(struct rpc_guard *guard, uint64_t now_ms);
+int rpc_guard_start(struct rpc_guard *guard);
+/* Before the listeners go: their numbers may become others'. */
+void rpc_guard_stop(struct rpc_guard *guard);
 uint64_t rpc_guard_shut(const struct rpc_guard *guard);
 void rpc_guard_free(struct rpc_guard *guard);
 
@@ -208,7 +222,7 @@ grpc_server_credentials *rpc_tls_server_credentials(struct rpc_tls *tls);
 grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls);
 const char *rpc_tls_server_name(const struct rpc_tls *tls);
 /* -ENOENT: the call came without TLS. */
-int rpc_tls_identity(grpc_call *call, struct rpc_identity **ret_identity);
+int rpc_tls_identity(struct rpc *rpc, grpc_call *call, struct rpc_identity **ret_identity);
 void rpc_identity_free(struct rpc_identity *identity);
 
 /* rpc_standard.c */

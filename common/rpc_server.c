@@ -19,6 +19,7 @@
 /* A slot that waits for the next call. */
 struct rpc_request {
 	struct rpc_tag tag;
+	struct rpc_request *next; /* idle */
 	struct rpc_server *server;
 	grpc_call *call;
 	grpc_call_details details;
@@ -145,8 +146,7 @@ static int server_listen(struct rpc_server *server, const char *listen, int *ret
 	if (port == 0)
 		return -EADDRINUSE;
 	*ret_port = port;
-	/* Without a loop of rpc_poll() nobody would look. */
-	return path || server->rpc->event ? 0 : rpc_guard_listen(&server->guard, port);
+	return path ? 0 : rpc_guard_listen(&server->guard, port);
 }
 
 /* ---- calls ------------------------------------------------------------------ */
@@ -208,7 +208,7 @@ static void call_authorize(struct rpc_server *server, struct rpc_call *call, con
 	char why[RPC_REFUSAL_MAX] = "";
 	int r, status;
 
-	r = server->tls ? rpc_tls_identity(call->call, &call->identity) : -ENOENT;
+	r = server->tls ? rpc_tls_identity(server->rpc, call->call, &call->identity) : -ENOENT;
 	if (r < 0 && r != -ENOENT) {
 		rpc_call_finish(call, RPC_UNAUTHENTICATED, "the certificate cannot be read");
 		return;
@@ -231,15 +231,41 @@ static void request_free(struct rpc_request *request)
 	free(request);
 }
 
+/* A token bucket for each connection; who shares a hash shares it. */
+static bool rate_allows(struct rpc_server *server, grpc_call *core)
+{
+	char *peer = grpc_call_get_peer(core);
+	uint64_t now_ms = rpc_now_ms(), more;
+	struct rpc_rate *rate;
+	uint32_t hash = 0;
+
+	for (const char *p = peer; *p; p++)
+		hash = hash * 31 + (uint8_t)*p;
+	gpr_free(peer);
+	rate = &server->rates[hash % RPC_RATES];
+	more = rate->tokens + (now_ms - rate->at_ms) * RPC_CALLS_PER_SECOND_MAX / 1000;
+	if (more != rate->tokens)
+		rate->at_ms = now_ms;
+	rate->tokens = more < RPC_CALLS_PER_SECOND_MAX ? (uint32_t)more : RPC_CALLS_PER_SECOND_MAX;
+	if (!rate->tokens)
+		return false;
+	rate->tokens--;
+	return true;
+}
+
+static void call_drop(grpc_call *core, const char *why)
+{
+	grpc_call_cancel_with_status(core, GRPC_STATUS_RESOURCE_EXHAUSTED, why, NULL);
+	grpc_call_unref(core);
+}
+
 static void server_accept(struct rpc_server *server, struct rpc_request *request)
 {
 	const struct rpc_method *method = server_method(server, request->details.method);
 	struct rpc_call *call = rpc_call_new(server->rpc, request->call);
 
 	if (!call) {
-		grpc_call_cancel_with_status(request->call, GRPC_STATUS_RESOURCE_EXHAUSTED,
-					     "the server is out of memory", NULL);
-		grpc_call_unref(request->call);
+		call_drop(request->call, "the server is out of memory");
 		return;
 	}
 	call->server = server;
@@ -283,10 +309,30 @@ static void request_arrived(struct rpc_tag *tag, bool ok)
 		server_check_stopped(server);
 		return;
 	}
-	server_accept(server, request);
+	if (rate_allows(server, request->call)) {
+		server_accept(server, request);
+	} else {
+		server->flooded++;
+		call_drop(request->call, "too many calls a second on one connection");
+	}
 	grpc_call_details_destroy(&request->details);
 	grpc_metadata_array_destroy(&request->metadata);
-	request_arm(request);
+	if (server->rpc->event) {
+		request_arm(request);
+		return;
+	}
+	request->next = server->idle;
+	server->idle = request;
+}
+
+void rpc_server_arm(struct rpc_server *server)
+{
+	struct rpc_request *request;
+
+	while ((request = server->idle)) {
+		server->idle = request->next;
+		request_arm(request);
+	}
 }
 
 /* Consumes the request when the server takes no more. */
@@ -341,6 +387,8 @@ static grpc_server *server_create(void)
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_SERVER_KEEPALIVE_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_SERVER_KEEPALIVE_WAIT_MS),
 		ARG_INT(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, RPC_HANDSHAKE_TIMEOUT_MS),
+		/* What one connection has sent is worked off before others' turn. */
+		ARG_INT(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, RPC_READ_BYTES),
 	};
 	grpc_channel_args args = { ARRAY_SIZE(list), list };
 
@@ -417,6 +465,10 @@ void rpc_server_set_serving(struct rpc_server *server, bool serving)
 
 int rpc_server_start(struct rpc_server *server)
 {
+	int r = rpc_guard_start(server->guard);
+
+	if (r < 0)
+		return r;
 	grpc_server_start(server->server);
 	server->started = true;
 	for (int i = 0; i < RPC_ARMED_REQUESTS; i++) {
@@ -438,7 +490,6 @@ static int on_grace_over(sd_event_source *source, uint64_t usec, void *userdata)
 
 void rpc_server_tick(struct rpc_server *server, uint64_t now_ms)
 {
-	server->guard_at_ms = rpc_guard_tick(server->guard, now_ms);
 	if (server->expiry_at_ms && now_ms >= server->expiry_at_ms)
 		server_check_expiry(server, now_ms);
 	if (!server->cancel_at_ms || now_ms < server->cancel_at_ms)
@@ -449,9 +500,9 @@ void rpc_server_tick(struct rpc_server *server, uint64_t now_ms)
 
 uint64_t rpc_server_next_ms(const struct rpc_server *server)
 {
-	uint64_t next_ms = server->guard_at_ms ?: UINT64_MAX;
+	uint64_t next_ms = UINT64_MAX;
 
-	if (server->cancel_at_ms && server->cancel_at_ms < next_ms)
+	if (server->cancel_at_ms)
 		next_ms = server->cancel_at_ms;
 	if (server->expiry_at_ms && server->expiry_at_ms < next_ms)
 		next_ms = server->expiry_at_ms;
@@ -460,7 +511,8 @@ uint64_t rpc_server_next_ms(const struct rpc_server *server)
 
 struct rpc_server_counters rpc_server_counters(const struct rpc_server *server)
 {
-	return (struct rpc_server_counters){ server->expired, rpc_guard_shut(server->guard) };
+	return (struct rpc_server_counters){ server->expired, rpc_guard_shut(server->guard),
+					     server->flooded };
 }
 
 static void server_cancel_in(struct rpc_server *server, uint64_t grace_ms)
@@ -486,6 +538,7 @@ void rpc_server_shutdown(struct rpc_server *server, uint64_t grace_ms,
 	if (!server->stopping) {
 		server->serving = false;
 		server->stopping = true;
+		rpc_guard_stop(server->guard);
 		if (server->standard) {
 			rpc_standard_notify(server->standard);
 			rpc_standard_stop(server->standard);
@@ -515,6 +568,7 @@ void rpc_server_free(struct rpc_server *server)
 	unix_release(server);
 	rpc_standard_free(server->standard);
 	rpc_guard_free(server->guard);
+	rpc_server_arm(server); /* a server that stops frees them */
 	free(server->sets);
 	free(server);
 }

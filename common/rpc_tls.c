@@ -354,7 +354,57 @@ const char *rpc_tls_server_name(const struct rpc_tls *tls)
 	return tls->server_name;
 }
 
-int rpc_tls_identity(grpc_call *call, struct rpc_identity **ret_identity)
+/* ---- whose call it is ------------------------------------------------------------ */
+
+struct rpc_known {
+	struct rpc_identity *identity;
+	size_t len;
+	char pem[];
+};
+
+static size_t pem_slot(const char *pem, size_t len)
+{
+	uint32_t hash = 2166136261u; /* FNV-1a: who collides is read again, no more */
+
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ (uint8_t)pem[i]) * 16777619u;
+	return hash % RPC_KNOWN_MAX;
+}
+
+static void known_free(struct rpc_known *known)
+{
+	if (!known)
+		return;
+	rpc_identity_free(known->identity);
+	free(known);
+}
+
+static int identity_of(struct rpc *rpc, const char *pem, size_t len,
+		       struct rpc_identity **ret_identity)
+{
+	struct rpc_known **slot = &rpc->known[pem_slot(pem, len)], *known = *slot;
+	int r;
+
+	if (!known || known->len != len || memcmp(known->pem, pem, len) != 0) {
+		known = malloc(sizeof(*known) + len);
+		if (!known)
+			return -ENOMEM;
+		r = rpc_x509_identity(pem, len, &known->identity);
+		if (r < 0) {
+			free(known);
+			return r;
+		}
+		known->len = len;
+		memcpy(known->pem, pem, len);
+		known_free(*slot);
+		*slot = known;
+	}
+	known->identity->references++;
+	*ret_identity = known->identity;
+	return 0;
+}
+
+int rpc_tls_identity(struct rpc *rpc, grpc_call *call, struct rpc_identity **ret_identity)
 {
 	grpc_auth_context *context = grpc_call_auth_context(call);
 	grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(
@@ -363,7 +413,7 @@ int rpc_tls_identity(grpc_call *call, struct rpc_identity **ret_identity)
 	int r = -ENOENT;
 
 	if (pem)
-		r = rpc_x509_identity(pem->value, pem->value_length, ret_identity);
+		r = identity_of(rpc, pem->value, pem->value_length, ret_identity);
 	grpc_auth_context_release(context);
 	return r;
 }
@@ -456,6 +506,8 @@ void rpc_tls_release(struct rpc *rpc)
 {
 	struct rpc_tls_held *held;
 
+	for (size_t i = 0; i < RPC_KNOWN_MAX; i++)
+		known_free(rpc->known[i]);
 	while ((held = rpc->held)) {
 		rpc->held = held->next;
 		rpc_tls_free(held->tls);

@@ -78,7 +78,8 @@ struct rpc_identity {
 	char *subject; /* the common name, for people; says nothing about rights */
 	struct rpc_name *names;
 	size_t n_names;
-	int64_t not_after_s; /* CLOCK_REALTIME */
+	int64_t not_after_s;	 /* CLOCK_REALTIME */
+	unsigned int references; /* rpc_tls.c's: calls with one certificate share it */
 };
 
 /* DNS names compare without case, addresses and URIs as they are. */

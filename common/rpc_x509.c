@@ -235,6 +235,7 @@ static int identity_read(X509 *cert, struct rpc_identity **ret_identity)
 
 	if (!identity)
 		return -ENOMEM;
+	identity->references = 1;
 	identity->not_after_s = time_of(X509_get0_notAfter(cert));
 	if (at >= 0)
 		identity->subject =
@@ -266,7 +267,7 @@ int rpc_x509_identity(const char *pem, size_t len, struct rpc_identity **ret_ide
 
 void rpc_identity_free(struct rpc_identity *identity)
 {
-	if (!identity)
+	if (!identity || --identity->references)
 		return;
 	for (size_t i = 0; i < identity->n_names; i++)
 		free(identity->names[i].text);

@@ -23,6 +23,7 @@ struct rpc_x509_pair {
 int rpc_x509_check(const struct rpc_x509_pair *pair, int64_t *ret_not_after_s, char *why,
 		   size_t why_size);
 
-/* Names and end of the first certificate. 0, -EINVAL or -ENOMEM. */
+/* Names and end of the first certificate, with one reference. 0, -EINVAL or -ENOMEM. */
 int rpc_x509_identity(const char *pem, size_t len, struct rpc_identity **ret_identity);
+/* Gives one reference back. */
 void rpc_identity_free(struct rpc_identity *identity);

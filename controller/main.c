@@ -112,6 +112,22 @@ static void reload(struct controller *c, const char *path)
 }
 
 /* One life; *ret_again: another one is to follow. */
+/* A connection is a file. Not more of them than wanted: memory goes with each. */
+static void raise_files(const struct controller_config *config)
+{
+	rlim_t wanted = 2 * (rlim_t)config->limits.agents + FILES_MIN;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+	if (limit.rlim_cur < wanted)
+		log_warning("Few files may be open: strangers that connect can keep agents out. "
+			    "limit=%llu wanted=%llu",
+			    (unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int run(const struct controller_config *config, const char *path, struct signals *signals,
 	       bool *ret_again)
 {
@@ -122,6 +138,7 @@ static int run(const struct controller_config *config, const char *path, struct 
 	*ret_again = false;
 	if (r < 0)
 		return fail(why);
+	raise_files(config);
 	log_info("serving listen=%s store=%s", config->listen[0], config->store);
 	sd_notify(0, "READY=1");
 	while (!c->stopped && !c->failed) {
@@ -137,22 +154,6 @@ static int run(const struct controller_config *config, const char *path, struct 
 	*ret_again = c->again && !c->failed && !signals->stop;
 	controller_free(c);
 	return r;
-}
-
-/* A connection is a file. Not more of them than wanted: memory goes with each. */
-static void raise_files(const struct controller_config *config)
-{
-	rlim_t wanted = 2 * (rlim_t)config->limits.agents + FILES_MIN;
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-		return;
-	limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
-	if (limit.rlim_cur < wanted)
-		log_warning("Few files may be open: strangers that connect can keep agents out. "
-			    "limit=%llu wanted=%llu",
-			    (unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
-	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int main(int argc, char **argv)
@@ -177,7 +178,6 @@ int main(int argc, char **argv)
 		return fail("out of memory");
 	config->insecure |= a.insecure;
 	log_open("mcmesh-controller", config->log_level);
-	raise_files(config);
 	/* Before gRPC starts its threads, so that they inherit the mask. */
 	sigemptyset(&signals.set);
 	sigaddset(&signals.set, SIGTERM);
