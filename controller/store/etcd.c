@@ -519,10 +519,22 @@ static int etcd_load(struct store *store, char why[STORE_WHY_MAX])
 
 /* ---- running ---------------------------------------------------------------------------- */
 
+static bool etcd_is_serving(const struct store *store, uint64_t now_ms)
+{
+	const struct etcd *e = (const struct etcd *)store;
+
+	return !e->broken && now_ms < e->progress_ms + ETCD_PROGRESS_MS;
+}
+
 static void etcd_close(struct store *store)
 {
 	struct etcd *e = (struct etcd *)store;
+	uint64_t end_ms = etcd_now_ms() + ETCD_CLOSE_MS;
 
+	/* What was asked gets its chance. */
+	while (e->n_ops && !e->lost && etcd_is_serving(store, etcd_now_ms()) &&
+	       etcd_now_ms() < end_ms)
+		turn(e, end_ms);
 	e->lost = true; /* nothing more is told */
 	etcd_ops_end(e);
 	etcd_beat_revoke(e);
@@ -547,13 +559,6 @@ static uint64_t etcd_next_ms(const struct store *store)
 
 	next_ms = e->beat_next_ms < next_ms ? e->beat_next_ms : next_ms;
 	return e->ops_next_ms < next_ms ? e->ops_next_ms : next_ms;
-}
-
-static bool etcd_is_serving(const struct store *store, uint64_t now_ms)
-{
-	const struct etcd *e = (const struct etcd *)store;
-
-	return !e->broken && now_ms < e->progress_ms + ETCD_PROGRESS_MS;
 }
 
 const struct store_ops store_etcd_ops = {

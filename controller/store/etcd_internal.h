@@ -23,6 +23,7 @@
 #define ETCD_LEASE_S	  5
 #define ETCD_RENEW_MS	  (ETCD_LEASE_S * 1000 / 3)
 #define ETCD_OPEN_MS	  10000 /* to find the cluster at start */
+#define ETCD_CLOSE_MS	  300	/* for what was asked last */
 #define ETCD_LOAD_MS	  60000
 #define ETCD_PAGE	  1000	 /* rows of one Range */
 #define ETCD_HISTORY_MAX  200000 /* revisions that a start goes back */

@@ -564,7 +564,9 @@ static int items_add(struct etcd_op *op, const struct log_change *changes, size_
 static enum op_kind kind_of(const struct store_txn *txn)
 {
 	for (size_t i = 0; i < txn->n_changes; i++) {
-		if (txn->changes[i].kind == LOG_NODE && txn->changes[i].deleted)
+		const struct log_change *c = &txn->changes[i];
+
+		if (c->kind == LOG_NODE && c->deleted && strcmp(c->node, txn->node) == 0)
 			return OP_REMOVE;
 	}
 	return txn->removes_node ? OP_REMOVE : txn->session ? OP_COMMIT : OP_PLAIN;

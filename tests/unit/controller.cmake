@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 mcmesh_test(test_controller_plan SOURCES unit/controller/plan.c LIBS mcmesh_plan)
 mcmesh_test(test_controller_store SOURCES unit/controller/store.c unit/controller/store_harness.c
-	LIBS mcmesh_store)
+	unit/controller/etcd_server.c LIBS mcmesh_store)
 mcmesh_test(test_controller_sqlite SOURCES unit/controller/sqlite.c
 	unit/controller/store_harness.c LIBS mcmesh_store PkgConfig::SQLITE)
 mcmesh_test(test_controller_services SOURCES unit/controller/services.c unit/controller/harness.c

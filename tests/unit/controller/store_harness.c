@@ -6,6 +6,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/rpc.h"
+
+struct rpc *bed_rpc;
+
 static uint64_t now_ms(void)
 {
 	struct timespec ts;
@@ -38,10 +42,23 @@ static void on_commit(void *userdata, int result, uint64_t revision)
 	note(userdata, (struct happened){ 'c', result, revision, 0, 0 });
 }
 
+static void on_presence(void *userdata, const struct store_presence *presence)
+{
+}
+
+static void on_draining(void *userdata, const char *node, bool on)
+{
+}
+
+static void on_lost(void *userdata, const char *why)
+{
+	cr_assert_fail("%s", why);
+}
+
 int bed_try(struct bed *bed, const char *spec)
 {
-	static const struct store_events events = { .on_event = on_event };
-	const struct store_options options = { .spec = spec };
+	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
+	const struct store_options options = { .spec = spec, .rpc = bed_rpc };
 	int r;
 
 	memset(bed, 0, sizeof(*bed));
@@ -87,7 +104,9 @@ bool bed_wait(struct bed *bed, size_t n_answers)
 	while (bed->n_answers < n_answers && now_ms() < end) {
 		uint64_t next = store_next_ms(bed->store), now = now_ms();
 
-		if (next > now)
+		if (bed_rpc)
+			rpc_poll(bed_rpc, next < end ? next : end);
+		else if (next > now)
 			poll(NULL, 0, 1); /* poll interval */
 		store_dispatch(bed->store, now_ms());
 	}

@@ -33,6 +33,9 @@ struct bed {
 	char why[STORE_WHY_MAX];
 };
 
+/* Of stores in the network; NULL: none is needed. */
+extern struct rpc *bed_rpc;
+
 /* Opens and loads into a log. -errno with bed->why. */
 int bed_try(struct bed *bed, const char *spec);
 void bed_open(struct bed *bed, const char *spec);
