@@ -148,6 +148,10 @@ void agent_segment_save(struct agent *agent, uint32_t segment, uint64_t revision
 /* Writes the lists of all ports, if they are due. */
 void agent_lists_write(struct agent *agent);
 
+/* How many of them there ought to be, and whether this one is as it ought to be. */
+uint64_t agent_lists_count(const struct agent *agent);
+bool agent_list_matches(const struct agent *agent, const struct datapath_route *route);
+
 /* The engine's settings for a port of the segment, without its addresses. */
 struct gmp_config agent_segment_gmp(const struct agent *agent, uint32_t segment);
 

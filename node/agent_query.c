@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,56 +155,103 @@ int agent_routes_read(struct agent *a, uint32_t segment, const struct addr *grou
 
 struct verify {
 	struct agent *a;
-	uint64_t entries, differences;
-	char first[128];
+	uint64_t entries, lists, differences;
+	char first[160];
 };
+
+static void verify_differs(struct verify *v, uint64_t n, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void verify_differs(struct verify *v, uint64_t n, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	if (n && !v->differences)
+		vsnprintf(v->first, sizeof(v->first), format, args);
+	va_end(args);
+	v->differences += n;
+}
 
 static int verify_route(const struct datapath_route *route, void *userdata)
 {
 	struct verify *v = userdata;
 	char group[ADDR_TEXT_MAX];
 
-	if (route->kind == DATAPATH_ROUTE_ALL)
+	if (route->kind == DATAPATH_ROUTE_ALL) {
+		if (agent_list_matches(v->a, route))
+			v->lists++;
 		return 0;
+	}
 	v->entries++;
-	if (fib_has(v->a->fib, route))
-		return 0;
-	if (!v->differences++)
-		snprintf(v->first, sizeof(v->first), "segment %u group %s", route->segment,
-			 addr_format(&route->group, group));
+	if (!fib_has(v->a->fib, route)) {
+		v->entries--;
+		verify_differs(v, 1, "segment %u group %s", route->segment,
+			       addr_is_null(&route->group) ? "*"
+							   : addr_format(&route->group, group));
+	}
 	return 0;
 }
 
-/* Every entry of the maps is one that we want, and there are as many. */
+/* What a limit leaves out is missing in entries that are as right as they can be. */
+static const char *verify_limit(const struct agent *a)
+{
+	struct agent_remote *remote, *next;
+
+	HASH_ITER (hh, a->remotes, remote, next) {
+		if (remote->refused)
+			return remote->node;
+	}
+	return NULL;
+}
+
+static void verify_mend(struct agent *a, const struct verify *v, char detail[256])
+{
+	const char *refused = verify_limit(a);
+
+	log_warning("The kernel's maps are not as written; they are written again. "
+		    "differences=%" PRIu64 " first=\"%s\"",
+		    v->differences, v->first);
+	fib_rewrite(a->fib);
+	a->lists_due = true;
+	if (refused)
+		snprintf(detail, 256,
+			 "%" PRIu64 " entries differ, first: %s; node %s has no place in "
+			 "limits.remotes: raise it in the agent's file",
+			 v->differences, v->first, refused);
+	else
+		snprintf(detail, 256, "%" PRIu64 " entries differ, first: %s", v->differences,
+			 v->first);
+}
+
+/* Every entry of the maps is one that we want, and there are as many; what the
+ * entries refer to is as it was written. What was found is told, and is mended in
+ * the next turn. */
 static void verify(struct agent *a, Mcmesh__V1__Answer *answer, char detail[256])
 {
+	struct datapath_damage damage;
 	struct verify v = { .a = a };
-	size_t want;
+	uint64_t want, lists;
 
-	if (datapath_routes_walk(a->datapath, verify_route, &v) < 0) {
+	if (datapath_check(a->datapath, &damage) < 0 ||
+	    datapath_routes_walk(a->datapath, verify_route, &v) < 0) {
 		answer->code = RPC_INTERNAL;
 		answer->error = (char *)"the kernel's maps could not be read";
 		return;
 	}
 	want = fib_count(a->fib);
-	if (want > v.entries - v.differences) {
-		if (!v.differences)
-			snprintf(v.first, sizeof(v.first), "%zu entries are missing",
-				 want - (size_t)v.entries);
-		v.differences += want - (v.entries - v.differences);
-	}
+	lists = agent_lists_count(a);
+	if (want > v.entries)
+		verify_differs(&v, want - v.entries, "%" PRIu64 " entries are missing",
+			       want - v.entries);
+	if (lists > v.lists)
+		verify_differs(&v, lists - v.lists, "the list of all ports of a segment");
+	verify_differs(&v, damage.n, "%.120s", damage.first);
 	answer->differences = v.differences;
-	/* What was found is told, and is mended in the next turn. */
-	if (v.differences) {
-		log_warning("The kernel's maps are not as written; they are written again. "
-			    "differences=%" PRIu64 " first=\"%s\"",
-			    v.differences, v.first);
-		fib_rewrite(a->fib);
-		snprintf(detail, 256, "%" PRIu64 " entries differ, first: %s", v.differences,
-			 v.first);
-	} else {
+	if (v.differences)
+		verify_mend(a, &v, detail);
+	else
 		snprintf(detail, 256, "%" PRIu64 " forwarding entries match", v.entries);
-	}
 	answer->detail = detail;
 }
 

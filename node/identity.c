@@ -50,6 +50,7 @@ static int write_file(const char *path, const struct identity *id)
 {
 	char temporary[PATH_MAX + 8], hex[33], text[IDENTITY_TEXT_MAX];
 	_cleanup_close_ int fd = -1;
+	ssize_t n;
 	int len;
 
 	sodium_bin2hex(hex, sizeof(hex), id->instance, sizeof(id->instance));
@@ -59,8 +60,11 @@ static int write_file(const char *path, const struct identity *id)
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	if (write(fd, text, (size_t)len) != len || fsync(fd) < 0)
-		return errno ? -errno : -EIO;
+	n = write(fd, text, (size_t)len);
+	if (n < 0 || fsync(fd) < 0)
+		return -errno;
+	if (n < len)
+		return -ENOSPC;
 	return rename(temporary, path) < 0 ? -errno : 0;
 }
 
@@ -86,7 +90,8 @@ int identity_start(const char *state_dir, struct identity *ret_identity, char wh
 
 	r = mkdir_parents(state_dir);
 	if (r < 0) {
-		snprintf(why, IDENTITY_WHY_MAX, "cannot make state_dir %s: %s", state_dir,
+		snprintf(why, IDENTITY_WHY_MAX,
+			 "cannot make state_dir %s: %s: name another state_dir", state_dir,
 			 strerror(-r));
 		return r;
 	}
@@ -110,7 +115,9 @@ int identity_start(const char *state_dir, struct identity *ret_identity, char wh
 	id.start_count++;
 	r = write_file(path, &id);
 	if (r < 0) {
-		snprintf(why, IDENTITY_WHY_MAX, "cannot write %s: %s", path, strerror(-r));
+		snprintf(why, IDENTITY_WHY_MAX,
+			 "cannot write %s: %s: make room there, or name another state_dir", path,
+			 strerror(-r));
 		return r;
 	}
 	*ret_identity = id;

@@ -41,32 +41,45 @@ int agent_segments_init(struct agent *a)
 
 /* ---- lists ------------------------------------------------------------------ */
 
-static void list_write(struct agent *a, uint32_t segment, uint32_t *ports, struct addr *remotes)
+/* Is something of the segment for all nodes? */
+static bool list_has_remotes(const struct agent *a, uint32_t segment)
 {
 	struct datapath_segment s = { .id = segment };
+
+	settings_datapath(a->settings, &s);
+	return s.link_local_remote || s.unregistered == DATAPATH_UNREGISTERED_FLOOD;
+}
+
+static void list_make(const struct agent *a, uint32_t segment, uint32_t *ports,
+		      struct addr *remotes, struct datapath_route *ret_route)
+{
 	struct datapath_route route = {
 		.kind = DATAPATH_ROUTE_ALL,
 		.segment = segment,
 		.ports = ports,
 		.remotes = remotes,
 	};
-	bool across;
-	int r;
+	bool across = list_has_remotes(a, segment);
 
-	settings_datapath(a->settings, &s);
 	for (struct agent_port *port = a->ports; port; port = port->hh.next) {
 		if (port->attached && port->segment == segment)
 			ports[route.n_ports++] = port->ifindex;
 	}
-	across = s.link_local_remote || s.unregistered == DATAPATH_UNREGISTERED_FLOOD;
 	for (struct agent_remote *remote = a->remotes; remote && across; remote = remote->hh.next) {
 		if (!remote->going)
 			remotes[route.n_remotes++] = remote->vtep;
 	}
-	r = datapath_route_set(a->datapath, &route);
-	if (r < 0)
-		log_warning("The list of all ports could not be written. segment=%u err=%s",
-			    segment, strerror(-r));
+	*ret_route = route;
+}
+
+/* The i-th port pattern is the first of its segment. */
+static bool segment_is_first(const struct agent *a, size_t i)
+{
+	for (size_t k = 0; k < i; k++) {
+		if (a->config->ports[k].segment == a->config->ports[i].segment)
+			return false;
+	}
+	return true;
 }
 
 void agent_lists_write(struct agent *a)
@@ -82,14 +95,63 @@ void agent_lists_write(struct agent *a)
 		return; /* stays due */
 	a->lists_due = false;
 	for (size_t i = 0; i < a->config->n_ports; i++) {
-		uint32_t segment = a->config->ports[i].segment;
-		bool again = false;
+		struct datapath_route route;
+		int r;
 
-		for (size_t k = 0; k < i; k++)
-			again = again || a->config->ports[k].segment == segment;
-		if (!again)
-			list_write(a, segment, ports, remotes);
+		if (!segment_is_first(a, i))
+			continue;
+		list_make(a, a->config->ports[i].segment, ports, remotes, &route);
+		r = datapath_route_set(a->datapath, &route);
+		if (r < 0)
+			log_warning("The list of all ports could not be written. segment=%u err=%s",
+				    route.segment, strerror(-r));
 	}
+}
+
+uint64_t agent_lists_count(const struct agent *a)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < a->config->n_ports; i++)
+		n += segment_is_first(a, i);
+	return n;
+}
+
+static int port_cmp(const void *x, const void *y)
+{
+	uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
+
+	return a < b ? -1 : a > b;
+}
+
+static int remote_cmp(const void *x, const void *y)
+{
+	return addr_cmp(x, y);
+}
+
+bool agent_list_matches(const struct agent *a, const struct datapath_route *route)
+{
+	_cleanup_free_ uint32_t *ports = calloc(HASH_COUNT(a->ports) + 1, sizeof(*ports));
+	_cleanup_free_ struct addr *remotes = calloc(HASH_COUNT(a->remotes) + 1, sizeof(*remotes));
+	struct datapath_route want;
+
+	if (!ports || !remotes)
+		return false;
+	list_make(a, route->segment, ports, remotes, &want);
+	if (want.n_ports != route->n_ports || want.n_remotes != route->n_remotes)
+		return false;
+	qsort(ports, want.n_ports, sizeof(*ports), port_cmp);
+	qsort(remotes, want.n_remotes, sizeof(*remotes), remote_cmp);
+	for (size_t i = 0; i < route->n_ports; i++) {
+		if (!bsearch(&route->ports[i], ports, want.n_ports, sizeof(*ports), port_cmp))
+			return false;
+	}
+	for (size_t i = 0; i < route->n_remotes; i++) {
+		if (!bsearch(&route->remotes[i], remotes, want.n_remotes, sizeof(*remotes),
+			     remote_cmp))
+			return false;
+	}
+	return true;
 }
 
 /* ---- settings --------------------------------------------------------------- */

@@ -125,6 +125,7 @@ static int write_config(struct datapath *dp, const struct datapath_options *opti
 	config.punt_interval_ns = NS_PER_S / rate ? NS_PER_S / rate : 1;
 	config.punt_burst_ns = burst * config.punt_interval_ns;
 	memcpy(config.vtep, options->vtep.b, sizeof(config.vtep));
+	dp->config = config;
 	return datapath_map_set(dp->skel->maps.config, &zero, &config);
 }
 
@@ -160,6 +161,8 @@ static int adopt(struct datapath *dp)
 		rc = datapath_remotes_adopt(dp);
 	if (rc == 0)
 		rc = datapath_routes_adopt(dp);
+	if (rc == 0)
+		rc = datapath_segments_adopt(dp);
 	numbers_sort(&dp->port_numbers, datapath_now_ms());
 	numbers_sort(&dp->remote_numbers, datapath_now_ms());
 	numbers_sort(&dp->list_numbers, datapath_now_ms());
@@ -231,6 +234,7 @@ void datapath_close(struct datapath *dp)
 	if (!dp)
 		return;
 	datapath_punt_deinit(dp);
+	datapath_segments_deinit(dp);
 	datapath_routes_deinit(dp);
 	datapath_remotes_deinit(dp);
 	datapath_ports_deinit(dp);
@@ -345,53 +349,6 @@ int datapath_meta_get(struct datapath *dp, struct datapath_meta *ret_meta)
 	return rc;
 }
 
-int datapath_segment_set(struct datapath *dp, const struct datapath_segment *segment)
-{
-	struct dp_segment value = {
-		.id = segment->id,
-		.unregistered = (uint8_t)segment->unregistered,
-		.link_local_remote = segment->link_local_remote,
-		.routers_within = segment->routers_within,
-		.revision = segment->revision,
-	};
-
-	if (segment->id >= 1U << 24 || (unsigned int)segment->unregistered > DP_UNREGISTERED_FLOOD)
-		return -EINVAL;
-	return datapath_map_set(dp->skel->maps.segments, &segment->id, &value);
-}
-
-int datapath_segment_del(struct datapath *dp, uint32_t id)
-{
-	return datapath_map_del(dp->skel->maps.segments, &id);
-}
-
-int datapath_segments_walk(struct datapath *dp,
-			   int (*fn)(const struct datapath_segment *segment, void *userdata),
-			   void *userdata)
-{
-	_cleanup_free_ void *keys = NULL;
-	size_t n;
-	int rc;
-
-	rc = datapath_map_keys(dp->skel->maps.segments, &keys, &n);
-	for (size_t i = 0; rc == 0 && i < n; i++) {
-		struct datapath_segment segment;
-		struct dp_segment value;
-
-		if (datapath_map_get(dp->skel->maps.segments, (uint32_t *)keys + i, &value) < 0)
-			continue;
-		segment = (struct datapath_segment){
-			.id = value.id,
-			.unregistered = value.unregistered,
-			.link_local_remote = value.link_local_remote,
-			.routers_within = value.routers_within,
-			.revision = value.revision,
-		};
-		rc = fn(&segment, userdata);
-	}
-	return rc;
-}
-
 int datapath_overlay_set(struct datapath *dp, uint32_t ifindex, char why[DATAPATH_WHY_MAX])
 {
 	int prog = bpf_program__fd(dp->skel->progs.mcmesh_overlay);
@@ -416,6 +373,7 @@ int datapath_overlay_set(struct datapath *dp, uint32_t ifindex, char why[DATAPAT
 	if (rc < 0)
 		return datapath_fail(why, rc, "cannot write the configuration map: %s",
 				     strerror(-rc));
+	dp->config = config;
 	return 0;
 }
 

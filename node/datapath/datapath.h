@@ -168,6 +168,17 @@ int datapath_routes_walk(struct datapath *dp,
 			 int (*fn)(const struct datapath_route *route, void *userdata),
 			 void *userdata);
 
+/* ---- damage ------------------------------------------------------------------ */
+
+struct datapath_damage {
+	uint64_t n; /* elements that were not as written */
+	char first[DATAPATH_WHY_MAX];
+};
+
+/* Compares ports, remotes, segments and configuration with what was written and
+ * writes again what differs. Routes and lists are the caller's to compare. */
+int datapath_check(struct datapath *dp, struct datapath_damage *ret_damage);
+
 /* ---- punted frames ---------------------------------------------------------- */
 
 struct datapath_punt {

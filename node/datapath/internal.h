@@ -19,15 +19,24 @@ struct dp_map_view {
 	size_t len;
 };
 
+/* As we wrote them last: what a check compares the maps with. */
 struct port {
 	uint32_t ifindex; /* key */
 	uint32_t number;
+	struct dp_port value;
 	UT_hash_handle hh;
 };
 
 struct remote {
 	struct addr vtep; /* key */
 	uint32_t number;
+	struct dp_remote value;
+	UT_hash_handle hh;
+};
+
+struct segment {
+	uint32_t id; /* key */
+	struct dp_segment value;
 	UT_hash_handle hh;
 };
 
@@ -55,6 +64,8 @@ struct datapath {
 	struct port *port_index;
 	struct remote *remote_index;
 	struct route *route_index;
+	struct segment *segment_index;
+	struct dp_config config;
 	uint32_t list_seq;
 
 	/* The punt ring, as the kernel lays it out. */
@@ -92,9 +103,11 @@ void datapath_detach_clsact(uint32_t ifindex);
 int datapath_ports_adopt(struct datapath *dp);
 int datapath_remotes_adopt(struct datapath *dp);
 int datapath_routes_adopt(struct datapath *dp);
+int datapath_segments_adopt(struct datapath *dp);
 void datapath_ports_deinit(struct datapath *dp);
 void datapath_remotes_deinit(struct datapath *dp);
 void datapath_routes_deinit(struct datapath *dp);
+void datapath_segments_deinit(struct datapath *dp);
 
 /* punt.c */
 int datapath_punt_init(struct datapath *dp);

@@ -26,6 +26,7 @@ static int port_index_add(struct datapath *dp, uint32_t ifindex, uint32_t number
 		return -ENOMEM;
 	p->ifindex = ifindex;
 	p->number = number;
+	p->value = dp->ports[number];
 	HASH_ADD(hh, dp->port_index, ifindex, sizeof(p->ifindex), p);
 	return 0;
 }
@@ -137,13 +138,14 @@ static int port_add(struct datapath *dp, uint32_t ifindex, uint32_t segment, uin
 	port->generation = generation;
 	port->bridge = bridge;
 	__atomic_store_n(&port->ifindex, ifindex, __ATOMIC_RELEASE);
+	port_find(dp, ifindex)->value = *port;
 	rc = datapath_map_set(dp->skel->maps.port_ids, &ifindex, &number);
 	if (rc < 0)
 		port_remove(dp, port_find(dp, ifindex));
 	return rc;
 }
 
-static int port_renew(struct datapath *dp, const struct port *p)
+static int port_renew(struct datapath *dp, struct port *p)
 {
 	uint32_t generation;
 	int rc;
@@ -151,8 +153,10 @@ static int port_renew(struct datapath *dp, const struct port *p)
 	rc = clear_port_counters(dp, p->number);
 	if (rc == 0)
 		rc = next_generation(dp, &generation);
-	if (rc == 0)
+	if (rc == 0) {
 		__atomic_store_n(&dp->ports[p->number].generation, generation, __ATOMIC_RELEASE);
+		p->value.generation = generation;
+	}
 	return rc;
 }
 
@@ -194,6 +198,7 @@ int datapath_port_attach(struct datapath *dp, uint32_t ifindex, uint32_t segment
 			return datapath_fail(why, rc, "cannot note interface %u: %s", ifindex,
 					     strerror(-rc));
 		__atomic_store_n(&dp->ports[p->number].bridge, bridge, __ATOMIC_RELEASE);
+		p->value.bridge = bridge;
 	} else {
 		rc = port_add(dp, ifindex, segment, bridge);
 		if (rc < 0) {

@@ -27,6 +27,7 @@ static int remote_index_add(struct datapath *dp, const struct addr *vtep, uint32
 		return -ENOMEM;
 	r->vtep = *vtep;
 	r->number = number;
+	r->value = dp->remotes[number];
 	HASH_ADD(hh, dp->remote_index, vtep, sizeof(r->vtep), r);
 	return 0;
 }
@@ -110,6 +111,7 @@ static int remote_add(struct datapath *dp, const struct addr *vtep, const char *
 	memset(remote->node, 0, sizeof(remote->node));
 	memcpy(remote->node, node, strlen(node));
 	__atomic_store_n(&remote->in_use, 1, __ATOMIC_RELEASE);
+	remote_find(dp, vtep)->value = *remote;
 	rc = datapath_map_set(dp->skel->maps.vteps, vtep, &number);
 	if (rc < 0)
 		remote_remove(dp, remote_find(dp, vtep));
@@ -131,6 +133,7 @@ int datapath_remote_set(struct datapath *dp, const struct addr *vtep, const char
 	remote = &dp->remotes[r->number];
 	memset(remote->node, 0, sizeof(remote->node));
 	memcpy(remote->node, node, strlen(node));
+	r->value = *remote;
 	return 0;
 }
 

@@ -51,12 +51,33 @@ static void chunk_refs(struct datapath *dp, const struct dp_list *chunk, int by)
 	}
 }
 
-/* A list that no route names any more. */
-static void list_retire(struct datapath *dp, uint32_t first)
+static bool chunk_is_sound(const struct datapath *dp, const struct dp_list *chunk,
+			   const struct dp_route_key *key, uint32_t seq)
+{
+	if (memcmp(&chunk->key, key, sizeof(*key)) != 0 || chunk->seq != seq ||
+	    chunk->n_ports + chunk->n_remotes > DP_LIST_ENTRIES)
+		return false;
+	for (uint32_t i = 0; i < (uint32_t)chunk->n_ports + chunk->n_remotes; i++) {
+		uint32_t max = i < chunk->n_ports ? dp->port_numbers.n : dp->remote_numbers.n;
+
+		if (chunk->entry[i] > max)
+			return false;
+	}
+	return true;
+}
+
+/* A list that no route names any more. Of one that was damaged the rest is lost
+ * until the next start: better than to believe it. */
+static void list_retire(struct datapath *dp, const struct dp_route_key *key,
+			const struct dp_route *value)
 {
 	uint64_t now_ms = datapath_now_ms();
+	uint32_t n = 0;
 
-	for (uint32_t i = first; i; i = dp->lists[i].next) {
+	for (uint32_t next, i = value->first; i && i <= dp->list_numbers.n; i = next) {
+		if (n++ == DP_LIST_CHAIN || !chunk_is_sound(dp, &dp->lists[i], key, value->seq))
+			return;
+		next = dp->lists[i].next;
 		chunk_refs(dp, &dp->lists[i], -1);
 		numbers_retire(&dp->list_numbers, i, now_ms);
 	}
@@ -205,7 +226,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 	if (fresh)
 		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
 	else
-		list_retire(dp, old.first);
+		list_retire(dp, &key, &old);
 	return (int)(route->n_ports + route->n_remotes - m.n_ports - m.n_remotes);
 }
 
@@ -225,25 +246,10 @@ int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint3
 	rc = datapath_map_del(dp->skel->maps.routes, &key);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
-	list_retire(dp, r->value.first);
+	list_retire(dp, &key, &r->value);
 	HASH_DEL(dp->route_index, r);
 	free(r);
 	return 0;
-}
-
-static bool chunk_is_sound(const struct datapath *dp, const struct dp_list *chunk,
-			   const struct dp_route_key *key, uint32_t seq)
-{
-	if (memcmp(&chunk->key, key, sizeof(*key)) != 0 || chunk->seq != seq ||
-	    chunk->n_ports + chunk->n_remotes > DP_LIST_ENTRIES)
-		return false;
-	for (uint32_t i = 0; i < (uint32_t)chunk->n_ports + chunk->n_remotes; i++) {
-		uint32_t max = i < chunk->n_ports ? dp->port_numbers.n : dp->remote_numbers.n;
-
-		if (chunk->entry[i] > max)
-			return false;
-	}
-	return true;
 }
 
 static bool list_is_sound(const struct datapath *dp, const struct dp_route_key *key,
