@@ -438,6 +438,109 @@ Test(datapath, a_list_of_a_thousand)
 	datapath_close(dp);
 }
 
+#define ROUTERS_N 70 /* more than two chunks */
+
+static int count_routers(const struct datapath_route *route, void *userdata)
+{
+	size_t *routers = userdata;
+
+	if (route->kind != DATAPATH_ROUTE_GROUP)
+		return 0;
+	routers[0] = route->n_ports;
+	routers[1] = route->n_router_ports;
+	routers[2] = route->n_remotes;
+	routers[3] = route->n_router_remotes;
+	return 0;
+}
+
+Test(datapath, lists_tell_routers_from_members_also_to_the_next_agent)
+{
+	struct datapath_options o = { .root = HARNESS_ROOT, .punt_ring_bytes = 4096 };
+	struct addr remotes[ROUTERS_N];
+	struct datapath_route r = { .segment = 1,
+				    .group = ip("239.1.2.3"),
+				    .remotes = remotes,
+				    .n_remotes = ROUTERS_N,
+				    .n_router_remotes = 45,
+				    .n_ports = 2,
+				    .n_router_ports = 1 };
+	struct datapath_port ports[2];
+	struct datapath *dp;
+	uint32_t ifindexes[2];
+
+	if (!harness_enter(2))
+		return;
+	dp = harness_open(&o);
+	attach(dp, 2, ports);
+	ifindexes[0] = ports[0].ifindex;
+	ifindexes[1] = ports[1].ifindex;
+	r.ports = ifindexes;
+	for (unsigned int i = 0; i < ROUTERS_N; i++) {
+		char text[32];
+
+		snprintf(text, sizeof(text), "127.1.0.%u", i);
+		remotes[i] = ip(text);
+		cr_assert_eq(datapath_remote_set(dp, &remotes[i], "n"), 0);
+	}
+	cr_assert_eq(datapath_route_set(dp, &r), 0);
+	for (int start = 0; start < 2; start++) {
+		size_t routers[4] = { 0 };
+
+		cr_assert_eq(datapath_routes_walk(dp, count_routers, routers), 0);
+		cr_expect(routers[0] == 2 && routers[1] == 1);
+		cr_expect(routers[2] == ROUTERS_N && routers[3] == 45);
+		datapath_close(dp);
+		dp = harness_open(&o);
+	}
+	datapath_close(dp);
+}
+
+static void map_delete(const char *name, const void *key)
+{
+	char path[128];
+	_cleanup_close_ int fd = -1;
+
+	snprintf(path, sizeof(path), "%s/v1/maps/%s", HARNESS_ROOT, name);
+	fd = bpf_obj_get(path);
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(bpf_map_delete_elem(fd, key), 0);
+}
+
+Test(datapath, damage_is_found_named_and_mended)
+{
+	struct datapath_options o = { .root = HARNESS_ROOT, .punt_ring_bytes = 4096 };
+	struct datapath_damage damage;
+	struct datapath_port port;
+	struct addr vtep = ip("127.0.0.2");
+	uint32_t segment = 1;
+	struct datapath *dp;
+
+	if (!harness_enter(1))
+		return;
+	dp = harness_open(&o);
+	attach(dp, 1, &port);
+	cr_assert_eq(datapath_remote_set(dp, &vtep, "n2"), 0);
+	cr_assert_eq(datapath_segment_set(dp, &(struct datapath_segment){ .id = 1 }), 0);
+	for (int start = 0; start < 2; start++) {
+		cr_assert_eq(datapath_check(dp, &damage), 0);
+		cr_expect_eq(damage.n, 0, "%s", damage.first);
+		map_delete("port_ids", &port.ifindex);
+		cr_assert_eq(datapath_check(dp, &damage), 0);
+		cr_expect_eq(damage.n, 1);
+		cr_expect_not_null(strstr(damage.first, "port"));
+		map_delete("vteps", &vtep);
+		map_delete("segments", &segment);
+		cr_assert_eq(datapath_check(dp, &damage), 0);
+		cr_expect_eq(damage.n, 2);
+		cr_expect_not_null(strstr(damage.first, "127.0.0.2"));
+		cr_assert_eq(datapath_check(dp, &damage), 0);
+		cr_expect_eq(damage.n, 0, "%s", damage.first);
+		datapath_close(dp);
+		dp = harness_open(&o);
+	}
+	datapath_close(dp);
+}
+
 struct churn {
 	struct datapath *dp;
 	const struct datapath_port *ports;

@@ -143,3 +143,51 @@ Test(overlay, one_copy_a_remote)
 	cr_expect_eq(memcmp(seen + 36, frame, len), 0, "the frame as it was");
 	datapath_close(dp);
 }
+
+/* Both of segment 1: what nobody joined, and what is link-local. */
+static uint64_t remote_copies(struct datapath *dp, int fd, const char *group)
+{
+	uint64_t before = harness_counter(dp, "copy_remote", 0), ports;
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = frame_ipv4(frame, "192.0.2.1", group, 17, 5, payload, 20);
+
+	ports = harness_counter(dp, "copy_port", 0);
+	harness_send(fd, frame, len);
+	harness_counter_wait(dp, "copy_port", ports + 1);
+	return harness_counter(dp, "copy_remote", 0) - before;
+}
+
+Test(overlay, flood_and_link_local_have_switches_of_their_own)
+{
+	struct datapath_segment s = { .id = 1, .unregistered = DATAPATH_UNREGISTERED_FLOOD };
+	struct datapath_route r = { .kind = DATAPATH_ROUTE_ALL, .segment = 1, .n_ports = 2 };
+	_cleanup_close_ int w0 = -1;
+	struct addr remote;
+	uint32_t ports[2];
+	struct datapath *dp;
+
+	if (!harness_enter(2))
+		return;
+	dp = fixture();
+	w0 = harness_socket("w", 0);
+	cr_assert_eq(addr_parse("127.0.0.2", &remote), 0);
+	ports[0] = harness_ifindex("p", 0);
+	ports[1] = harness_ifindex("p", 1);
+	r.ports = ports;
+	r.remotes = &remote;
+	r.n_remotes = 1;
+	cr_assert_eq(datapath_route_set(dp, &r), 0);
+	cr_assert_eq(datapath_segment_set(dp, &s), 0);
+	cr_expect_eq(remote_copies(dp, w0, "239.9.9.9"), 1);
+	cr_expect_eq(remote_copies(dp, w0, "224.0.0.251"), 0);
+	s.unregistered = DATAPATH_UNREGISTERED_ROUTER_PORTS;
+	s.link_local_remote = true;
+	cr_assert_eq(datapath_segment_set(dp, &s), 0);
+	cr_expect_eq(remote_copies(dp, w0, "224.0.0.251"), 1);
+	r.kind = DATAPATH_ROUTE_ROUTERS;
+	r.n_router_ports = 2;
+	r.n_router_remotes = 1;
+	cr_assert_eq(datapath_route_set(dp, &r), 0);
+	cr_expect_eq(remote_copies(dp, w0, "239.9.9.9"), 1, "a node with a router port");
+	datapath_close(dp);
+}

@@ -91,6 +91,25 @@ def test_E08_mldv1_host(lab):
         lab.wait_route("n1", group, deadline_s=LEFT_S)
 
 
+def test_H09_queries_stay_mldv2_beside_an_mldv1_host(lab):
+    """General ones, and those that follow its done."""
+    group = group6()
+    tap = lab.tap("n2p1")
+    with change.sysctls("n2p1", mld=1):
+        member = join_and_stream(lab, group)
+        assert version(lab, group) == "MLDV1"
+
+        def queries():
+            return [wire.mld_of(f) for f in mld_queries(tap)]
+
+        seen = len(queries())
+        lab.wait("a general query", lambda: any(not any(q[8:24]) for q in queries()[seen:]))
+        member.leave()
+        lab.wait("it is asked for", lambda: any(q[8:24] == wire.ip6(group) for q in queries()))
+        assert all(len(q) >= 28 for q in queries()), "an MLDv1 query"
+        lab.wait_route("n1", group, deadline_s=LEFT_S)
+
+
 def test_H10_mldv2_host(lab):
     group = group6()
     with change.sysctls("n2p1", mld=2):
@@ -213,6 +232,29 @@ def test_D06_answer_keeps_the_group_and_later_copies_carry_s(lab, group):
                           igmp_queries(host, group))
         assert [wire.igmp_of(f)[8] & 8 for f in frames] == [0, 8]
         assert lab.memberships("n2", group)
+
+
+def test_D07_sources_in_two_messages_by_the_s_flag(lab, group):
+    """One source is asked for again with S, as somebody wants it, the other without."""
+    kept, left = "192.0.2.7", "192.0.2.8"
+    with change.segment_settings(lab, last_member_query_interval_ms=1000):
+        host = lab.tap("n2p1")
+        host.send(wire.v3_report("n2p1", wire.record(wire.ALLOW, group, [kept, left])))
+        lab.wait_route("n1", group, remotes=["n2"], source=left)
+
+        def queries():
+            """(S, sources) of each query of the group."""
+            return [(bool(q[8] & 8), {q[12 + 4 * i:16 + 4 * i] for i in range(q[11])})
+                    for q in map(wire.igmp_of, igmp_queries(host, group))]
+
+        packed = [wire.socket.inet_aton(s) for s in (kept, left)]
+        host.send(wire.v3_report("n2p1", wire.record(wire.BLOCK, group, [kept, left])))
+        lab.wait("both are asked for", lambda: queries() == [(False, set(packed))])
+        host.send(wire.v3_report("n2p1", wire.record(wire.ALLOW, group, [kept])))
+        lab.wait("each in a message of its own", lambda: len(queries()) == 3)
+        assert queries()[1:] == [(True, {packed[0]}), (False, {packed[1]})]
+        lab.wait_route("n1", group, source=left, deadline_s=3)
+        assert lab.route("n1", group, kept)[1] == {topo.vtep("n2")}
 
 
 @pytest.mark.parametrize("configured", [1, 2])

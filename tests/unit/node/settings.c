@@ -167,3 +167,25 @@ Test(settings, a_complete_snapshot_sweeps_what_it_did_not_name)
 	cr_assert_str_eq(told[1], "p1 239.1.1.2 gone");
 	settings_free(s);
 }
+
+Test(settings, what_the_maps_kept_holds_until_the_controller_speaks)
+{
+	struct datapath_segment kept = { .id = 7,
+					 .unregistered = DATAPATH_UNREGISTERED_FLOOD,
+					 .link_local_remote = true,
+					 .routers_within = true };
+	struct datapath_segment segment = { .id = 7 };
+	struct settings *s = make();
+
+	cr_assert_eq(settings_seed(s, &kept), 0);
+	settings_datapath(s, &segment);
+	cr_assert_eq(segment.unregistered, DATAPATH_UNREGISTERED_FLOOD);
+	cr_assert(segment.link_local_remote && segment.routers_within);
+	settings_unconfirm(s);
+	settings_sweep(s);
+	segment = (struct datapath_segment){ .id = 7 };
+	settings_datapath(s, &segment);
+	cr_assert_eq(segment.unregistered, DATAPATH_UNREGISTERED_ROUTER_PORTS);
+	cr_assert(!segment.link_local_remote && !segment.routers_within);
+	settings_free(s);
+}
