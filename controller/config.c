@@ -16,7 +16,7 @@
 #include "controller/plan/report.h"
 
 #define DEFAULT_LISTEN	     "0.0.0.0:7797"
-#define DEFAULT_STORE	     "memory"
+#define DEFAULT_STATE	     "/var/lib/mcmesh"
 #define DEFAULT_HEARTBEAT_MS 600
 #define DEFAULT_STALE_MS     2000
 #define DEFAULT_HOLD_MS	     120000
@@ -166,12 +166,23 @@ static int numbers_take(const char *path, const struct file *f, struct controlle
 	return 0;
 }
 
+/* systemd says where a unit's state is. */
+static char *default_store(void)
+{
+	const char *folder = getenv("STATE_DIRECTORY");
+	char *spec;
+
+	if (!folder || !folder[0])
+		folder = DEFAULT_STATE;
+	return asprintf(&spec, "sqlite:%s/controller.db", folder) < 0 ? NULL : spec;
+}
+
 static int strings_take(const struct file *f, struct controller_config *c)
 {
 	char host[64] = "controller";
 
 	gethostname(host, sizeof(host) - 1);
-	c->store = strdup(f->store ? f->store : DEFAULT_STORE);
+	c->store = f->store ? strdup(f->store) : default_store();
 	c->name = strdup(f->name ? f->name : host);
 	c->listen = calloc((f->listen_count ? f->listen_count : 1) + 1, sizeof(*c->listen));
 	if (!c->store || !c->name || !c->listen)

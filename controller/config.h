@@ -5,7 +5,7 @@
  * The controller's configuration. Every key is optional:
  *
  *   listen: [0.0.0.0:7797]
- *   store: memory             # or etcd:HOST:PORT[,HOST:PORT…]
+ *   store: sqlite:/var/lib/mcmesh/controller.db   # or etcd:HOST:PORT[,HOST:PORT…], memory
  *   name: c1                  # default: the host name
  *   heartbeat_ms: 600
  *   stale_ms: 2000

@@ -30,7 +30,8 @@ struct arguments {
 static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "Configuration file (YAML)", 0 },
 	{ "listen", 'l', "ADDRESS", 0, "Listen here instead of what the file says", 0 },
-	{ "store", 's', "SPEC", 0, "Where the mesh is kept: memory", 0 },
+	{ "store", 's', "SPEC", 0,
+	  "Where the mesh is kept: sqlite:PATH, etcd:HOST:PORT[,…] or memory", 0 },
 	{ "insecure", 'i', NULL, 0, "Serve plaintext also where others can reach it", 0 },
 	{ 0 },
 };
@@ -111,6 +112,19 @@ static void reload(struct controller *c, const char *path)
 		log_info("the settings of segments were reloaded file=%s", path);
 }
 
+/* What this life did, for whoever looks for the reason of something later. */
+static void summarise(const struct controller *c)
+{
+	const struct controller_counters *n = &c->counters;
+
+	log_info("the controller has ended sessions=%llu reports=%llu deltas=%llu snapshots=%llu "
+		 "resyncs=%llu expired=%llu store_failures=%llu",
+		 (unsigned long long)n->sessions, (unsigned long long)n->reports,
+		 (unsigned long long)n->deltas, (unsigned long long)n->snapshots,
+		 (unsigned long long)(n->resync_digest + n->resync_behind + n->resync_ahead),
+		 (unsigned long long)n->nodes_expired, (unsigned long long)c->store->failures);
+}
+
 /* One life; *ret_again: another one is to follow. */
 /* A connection is a file. Not more of them than wanted: memory goes with each. */
 static void raise_files(const struct controller_config *config)
@@ -152,6 +166,7 @@ static int run(const struct controller_config *config, const char *path, struct 
 	}
 	r = c->failed ? EXIT_FAILURE : EXIT_SUCCESS;
 	*ret_again = c->again && !c->failed && !signals->stop;
+	summarise(c);
 	controller_free(c);
 	return r;
 }

@@ -32,8 +32,8 @@ const struct store_setting store_settings[] = {
 	SETTING(12, max_sources_per_group),
 	SETTING(13, max_hosts_per_group),
 	SETTING(14, max_reports_per_second),
-	SETTING(15, router_ports_across_nodes),
-	SETTING(16, proxy),
+	SETTING(16, router_ports_across_nodes),
+	SETTING(17, proxy),
 };
 const size_t store_n_settings = ARRAY_SIZE(store_settings);
 

@@ -50,10 +50,12 @@
  * One thread; readers (--export) may have the file open beside it.
  */
 #include <errno.h>
+#include <limits.h>
 #include <sodium/randombytes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/cleanup.h"
 #include "controller/store/sqlite_internal.h"
@@ -216,6 +218,18 @@ static int on_wal(void *userdata, sqlite3 *db, const char *name, int pages)
 	return SQLITE_OK;
 }
 
+/* Only the last part: a longer path is more likely a mistake. */
+static void folder_make(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char folder[PATH_MAX];
+
+	if (!slash || slash == path || slash - path >= PATH_MAX)
+		return;
+	snprintf(folder, sizeof(folder), "%.*s", (int)(slash - path), path);
+	mkdir(folder, 0750); /* what keeps it from being there, the next step says */
+}
+
 static int files_open(struct sqlite *s, char why[STORE_WHY_MAX])
 {
 	bool exists;
@@ -227,6 +241,8 @@ static int files_open(struct sqlite *s, char why[STORE_WHY_MAX])
 		snprintf(why, STORE_WHY_MAX, "store %.150s: there is no such file", s->path);
 		return -ENOENT;
 	}
+	if (!exists)
+		folder_make(s->path);
 	if (!s->only_load)
 		r = seal_open(s->path, &s->seal, why);
 	/* Once more: who had the lock may have made it. */

@@ -62,7 +62,7 @@ def parse_up(args):
     parser.add_argument("--ports", type=int, default=2, help="workloads on each node")
     parser.add_argument("--controllers", type=int, default=1)
     parser.add_argument("--store", choices=["memory", "sqlite", "etcd"],
-                        help="default: memory, or etcd when there are several controllers")
+                        help="default: sqlite, or etcd when there are several controllers")
     parser.add_argument("--tls", action="store_true",
                         help="mutual TLS; certificates in /run/mcmesh-lab/pki")
     parser.add_argument("--kernel-vxlan", action="store_true")
@@ -79,12 +79,10 @@ def parse_up(args):
     if not 1 <= o.controllers <= topo.MAX_CONTROLLERS:
         raise UsageError(f"--controllers is 1 to {topo.MAX_CONTROLLERS}, not {o.controllers}")
     if o.store is None:
-        o.store = "etcd" if o.controllers > 1 else "memory"
+        o.store = "etcd" if o.controllers > 1 else "sqlite"
     if o.store != "etcd" and o.controllers > 1:
         raise UsageError(f"several controllers cannot share the {o.store} store: "
                          "use --store etcd, or leave --store out")
-    if o.store == "sqlite":
-        raise UsageError("the sqlite store is not built yet: leave --store out")
     if o.store == "etcd" and not os.access(programs.ETCD_PROGRAM, os.X_OK):
         raise UsageError("the etcd store needs the Debian package etcd-server: "
                          "run ./dev setup")

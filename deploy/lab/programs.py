@@ -188,7 +188,14 @@ def agent_config(state, node):
     return config
 
 
-def store_spec(state):
+def store_file(name):
+    """Outlives the controller, ends with the lab."""
+    return RUN / name / "state/controller.db"
+
+
+def store_spec(state, name):
+    if state["store"] == "sqlite":
+        return f"sqlite:{store_file(name)}"
     members = [f"{topo.etcd_address(e)}:{ETCD_PORT}" for e in etcds(state)]
     return f"etcd:{','.join(members)}" if members else state["store"]
 
@@ -197,7 +204,7 @@ def controller_config(state, name):
     config = {
         "name": name,
         "listen": [f"{topo.controller_address(name)}:{PORT}"],
-        "store": store_spec(state),
+        "store": store_spec(state, name),
     }
     if state.get("tls"):
         config["tls"] = certificates.files(name)
@@ -220,6 +227,7 @@ def start_agent(state, node):
 
 
 def start_controller(state, name):
+    store_file(name).parent.mkdir(parents=True, exist_ok=True)
     config = write_config(name, "controller", controller_config(state, name))
     insecure = [] if state.get("tls") else ["--insecure"]
     return spawn(name, "controller",

@@ -297,6 +297,7 @@ static void loopback(void)
 	int port;
 
 	if (controller_config_load(NULL, &config, why) < 0 ||
+	    controller_config_set_store(config, "memory") < 0 ||
 	    controller_config_set_listen(config, "127.0.0.1:0") < 0 || rpc_new(&rpc) < 0 ||
 	    controller_new(config, rpc, &port, &c, why) < 0) {
 		fprintf(stderr, "mcmesh-bench-plan: %s\n", why);

@@ -172,23 +172,44 @@ void agent_ack(struct agent *a, const uint8_t digest[16])
 	agent_send(a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK, &ack);
 }
 
+static void controller_begin(void)
+{
+	struct rpc_channel_options options = { .target = target };
+	char why[CONTROLLER_WHY_MAX];
+
+	cr_assert_eq(controller_new(config, rpc, listen_ports, &c, why), 0, "%s", why);
+	snprintf(target, sizeof(target), "127.0.0.1:%d", listen_ports[0]);
+	cr_assert_eq(rpc_channel_new(rpc, &options, &channel), 0);
+}
+
+static void controller_end(void)
+{
+	controller_drain(c, "the test is over");
+	UNTIL(c->stopped);
+	rpc_channel_free(channel);
+	controller_free(c);
+}
+
 void setup_with(void (*configure)(struct controller_config *))
 {
-	struct rpc_channel_options options = { 0 };
-	char why[CONTROLLER_WHY_MAX];
+	char why[CONFIG_WHY_MAX];
 
 	cr_assert_eq(controller_config_load(NULL, &config, why), 0);
 	cr_assert_eq(controller_config_set_listen(config, "127.0.0.1:0"), 0);
+	cr_assert_eq(controller_config_set_store(config, "memory"), 0);
 	/* No test lives so long: a slow machine makes nobody silent. */
 	config->stale_ms = 600000;
 	config->hold_ms = 2 * config->stale_ms;
 	if (configure)
 		configure(config);
 	cr_assert_eq(rpc_new(&rpc), 0);
-	cr_assert_eq(controller_new(config, rpc, listen_ports, &c, why), 0, "%s", why);
-	snprintf(target, sizeof(target), "127.0.0.1:%d", listen_ports[0]);
-	options.target = target;
-	cr_assert_eq(rpc_channel_new(rpc, &options, &channel), 0);
+	controller_begin();
+}
+
+void restart(void)
+{
+	controller_end();
+	controller_begin();
 }
 
 void setup(void)
@@ -198,10 +219,7 @@ void setup(void)
 
 void teardown(void)
 {
-	controller_drain(c, "the test is over");
-	UNTIL(c->stopped);
-	rpc_channel_free(channel);
-	controller_free(c);
+	controller_end();
 	rpc_free(rpc);
 	controller_config_free(config);
 }

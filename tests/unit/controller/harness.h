@@ -65,6 +65,8 @@ void turn(void);
 void setup_with(void (*configure)(struct controller_config *config));
 void setup(void);
 void teardown(void);
+/* Another controller with the same configuration; the store says what it knows. */
+void restart(void);
 
 void agent_open(struct agent *a, const struct hello *q);
 void agent_send(struct agent *a, Mcmesh__V1__AgentMessage__MessageCase kind, void *part);
