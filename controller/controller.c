@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/cleanup.h"
 #include "common/rpc_tls.h"
@@ -43,14 +42,6 @@ struct controller_box {
 	uint64_t settings_ms;		    /* not before */
 	bool troubled, not_serving, renewed;
 };
-
-uint64_t controller_now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static void registry_follow(struct controller *c, const struct log_change *change)
 {

@@ -491,6 +491,9 @@ static void ack_compare(struct feed *feed, struct sub *sub, const Mcmesh__V1__Se
 	struct digest mine;
 	uint8_t wire[16];
 
+	/* One that was sent before a snapshot came can have its very revision. */
+	if (ack->revision == sub->comparable_from && ack->snapshot != sub->snapshot_id)
+		return;
 	if (!sub->comparable || ack->revision < sub->comparable_from ||
 	    ack->digest.len != sizeof(wire) || !log_digest_at(sub->segment, ack->revision, &mine))
 		return;

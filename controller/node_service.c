@@ -326,12 +326,24 @@ static int session_take_node(struct session *s)
 	return 0;
 }
 
+/* Its stream ended before the store's answer; the store fences by it all the same,
+ * and the removal of the node must not be fenced off. */
+static void session_orphaned(struct session *s, uint64_t id)
+{
+	struct registry_node *node = registry_find(s->c->registry, s->name);
+
+	if (node && id > node->session_id)
+		node->session_id = id;
+}
+
 static void session_decided(void *userdata, int result, uint64_t id, uint64_t last_sequence)
 {
 	struct session *s = userdata;
 	struct sessions *ss = s->c->sessions;
 
 	if (s->state != SESSION_ASKING) {
+		if (result == 0)
+			session_orphaned(s, id);
 		session_release(s);
 		return;
 	}

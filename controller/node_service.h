@@ -19,15 +19,18 @@
 #define NODE_QUERY_TIMEOUT_MS 2000
 #define NODE_PROTOCOL	      1
 
+/* The simulation has smaller ones, to meet them with few rows. */
+#ifndef FEED_BACKLOG_MAX
 #define FEED_BACKLOG_MAX   (256 * 1024) /* bytes queued for an agent before it counts as slow */
 #define FEED_DELTA_BYTES   (512 * 1024)
 #define FEED_CHUNK_BYTES   (60 * 1024)
-#define FEED_CHUNK_WORK	   16 /* a chunk costs as much as so many deltas */
-#define FEED_PER_TURN	   64 /* streams served between two looks at other RPCs */
 #define FEED_SNAPSHOTS_MAX 64 /* at the same time */
-#define FEED_CACHE	   8  /* serialised deltas of a segment */
-#define FEED_BOOKMARK_MS   5000
-#define FEED_REST_MAX_MS   100 /* after a long round */
+#endif
+#define FEED_CHUNK_WORK	 16 /* a chunk costs as much as so many deltas */
+#define FEED_PER_TURN	 64 /* streams served between two looks at other RPCs */
+#define FEED_CACHE	 8  /* serialised deltas of a segment */
+#define FEED_BOOKMARK_MS 5000
+#define FEED_REST_MAX_MS 100 /* after a long round */
 
 struct session;
 

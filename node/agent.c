@@ -381,7 +381,9 @@ void agent_effects_run(struct agent *a)
 
 static void save_revision(uint32_t segment, uint64_t revision, void *userdata)
 {
-	agent_segment_save(userdata, segment, revision);
+	struct agent *a = userdata;
+
+	agent_segment_save(a, segment, mirror_resumable(a->mirror, segment));
 }
 
 static void remotes_sweep(struct agent *a)

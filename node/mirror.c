@@ -19,6 +19,7 @@ struct mirror_node {
 	struct addr vtep;
 	uint64_t revision;
 	struct mirror_row *rows;
+	size_t n_rows;
 	UT_hash_handle hh;
 };
 
@@ -42,8 +43,10 @@ struct mirror_row {
 struct mirror_segment {
 	uint32_t id;
 	uint64_t revision;
-	uint64_t snapshot_id;
+	uint64_t snapshot_id, snapshot_ended;
 	bool in_snapshot;
+	bool uncertain; /* own rows are seeds */
+	bool whole;	/* no row is of another log than the revision */
 	struct digest digest;
 	struct mirror_row *rows;
 	UT_hash_handle hh;
@@ -57,6 +60,8 @@ struct mirror {
 	struct mirror_node *self;
 	struct mirror_row *rows;
 	struct mirror_segment *segments;
+	size_t n_uncertain; /* segments */
+	size_t n_untold;    /* rows whose node has none of its own yet */
 };
 
 static struct mirror_segment *segment_find(const struct mirror *m, uint32_t id)
@@ -174,6 +179,11 @@ static void row_tell(struct mirror *m, const struct mirror_row *row, const struc
 		m->ops.member(row->key.segment, &row->key.group, &n->vtep, filter, m->userdata);
 }
 
+static bool is_untold(const struct mirror *m, const struct mirror_node *n)
+{
+	return !n->known && n != m->self;
+}
+
 static void row_delete(struct mirror *m, struct mirror_segment *s, struct mirror_row *row)
 {
 	struct mirror_node *node = row->key.node;
@@ -181,6 +191,8 @@ static void row_delete(struct mirror *m, struct mirror_segment *s, struct mirror
 	digest_del_member(&s->digest, m->epoch, s->id, node->name, &row->key.group, &row->filter);
 	row_tell(m, row, &FILTER_NULL);
 	HASH_DEL(m->rows, row);
+	m->n_untold -= is_untold(m, node);
+	node->n_rows--;
 	DL_DELETE2(node->rows, row, node_prev, node_next);
 	DL_DELETE2(s->rows, row, segment_prev, segment_next);
 	filter_deinit(&row->filter);
@@ -201,6 +213,8 @@ static struct mirror_row *row_new(struct mirror *m, struct mirror_segment *s,
 	row->key = (struct row_key){ .segment = s->id, .group = *group, .node = node };
 	HASH_ADD(hh, m->rows, key, sizeof(row->key), row);
 	DL_APPEND2(node->rows, row, node_prev, node_next);
+	m->n_untold += is_untold(m, node);
+	node->n_rows++;
 	DL_APPEND2(s->rows, row, segment_prev, segment_next);
 	digest_add_member(&s->digest, m->epoch, s->id, node->name, group, &row->filter);
 	return row;
@@ -248,8 +262,10 @@ static void node_unset(struct mirror *m, struct mirror_node *n)
 	row_tell(m, row, &FILTER_NULL);
 	digest_del_node(&segment_find(m, 0)->digest, m->epoch, n->name, &n->vtep);
 	n->known = false;
-	if (n != m->self)
-		m->ops.remote_del(&n->vtep, m->userdata);
+	if (n == m->self)
+		return;
+	m->n_untold += n->n_rows;
+	m->ops.remote_del(&n->vtep, m->userdata);
 }
 
 static void node_set(struct mirror *m, struct mirror_node *n, const struct addr *vtep)
@@ -262,8 +278,10 @@ static void node_set(struct mirror *m, struct mirror_node *n, const struct addr 
 	n->known = true;
 	n->vtep = *vtep;
 	digest_add_node(&segment_find(m, 0)->digest, m->epoch, n->name, vtep);
-	if (n != m->self)
+	if (n != m->self) {
+		m->n_untold -= n->n_rows;
 		m->ops.remote_add(vtep, n->name, m->userdata);
+	}
 	DL_FOREACH2(n->rows, row, node_next)
 	row_tell(m, row, &row->filter);
 }
@@ -314,6 +332,7 @@ static void segment_restart(struct mirror *m, struct mirror_segment *s)
 
 	segment_unconfirm(m, s);
 	s->revision = 0;
+	s->whole = false;
 	s->in_snapshot = false;
 	s->snapshot_id = 0;
 	s->digest = (struct digest){ 0 };
@@ -355,6 +374,7 @@ void mirror_resync(struct mirror *m, uint32_t segment)
 	if (!s)
 		return;
 	s->revision = 0;
+	s->whole = false;
 	s->in_snapshot = false;
 	s->snapshot_id = 0;
 	segment_unconfirm(m, s);
@@ -499,6 +519,13 @@ int mirror_delta(struct mirror *m, const Mcmesh__V1__Delta *delta)
 	return 0;
 }
 
+static void set_uncertain(struct mirror *m, struct mirror_segment *s, bool on)
+{
+	m->n_uncertain += on;
+	m->n_uncertain -= s->uncertain;
+	s->uncertain = on;
+}
+
 static void segment_sweep(struct mirror *m, struct mirror_segment *s)
 {
 	struct mirror_node *n, *next_node;
@@ -537,8 +564,12 @@ int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 	if (!snapshot->end)
 		return 0;
 	s->in_snapshot = false;
-	if (snapshot->complete)
+	s->snapshot_ended = snapshot->id;
+	if (snapshot->complete) {
+		s->whole = true;
 		segment_sweep(m, s);
+		set_uncertain(m, s, false);
+	}
 	s->revision = snapshot->revision;
 	return 0;
 }
@@ -579,6 +610,56 @@ int mirror_seed_own(struct mirror *m, uint32_t segment, const struct addr *group
 	return seed(m, segment, group, m->self->name, filter);
 }
 
+size_t mirror_uncertain(const struct mirror *m)
+{
+	return m->n_uncertain;
+}
+
+bool mirror_is_certain(const struct mirror *m, uint32_t segment)
+{
+	struct mirror_segment *s = segment_find(m, segment);
+
+	return !s || !s->uncertain;
+}
+
+void mirror_own_begin(struct mirror *m, uint32_t segment)
+{
+	struct mirror_row *row;
+
+	DL_FOREACH2(m->self->rows, row, node_next)
+	{
+		if (row->key.segment == segment)
+			row->confirmed = row->revision != 0;
+	}
+}
+
+int mirror_own_row(struct mirror *m, uint32_t segment, const struct addr *group,
+		   const struct filter *filter)
+{
+	struct mirror_row *row = row_find(m, segment, group, m->self);
+
+	/* What the log told is newer than any seed. */
+	return row && row->revision ? 0 : seed(m, segment, group, m->self->name, filter);
+}
+
+void mirror_own_end(struct mirror *m, uint32_t segment)
+{
+	struct mirror_segment *s = segment_find(m, segment);
+	struct mirror_row *row, *next;
+
+	for (row = m->self->rows; row; row = next) {
+		next = row->node_next;
+		if (row->key.segment == segment && !row->confirmed)
+			row_delete(m, s, row);
+	}
+	set_uncertain(m, s, false);
+}
+
+bool mirror_is_told(const struct mirror *m)
+{
+	return !m->n_untold;
+}
+
 int mirror_seed_member(struct mirror *m, uint32_t segment, const struct addr *group,
 		       const struct addr *vtep, const struct filter *filter)
 {
@@ -595,8 +676,11 @@ void mirror_seed_revision(struct mirror *m, uint32_t segment, uint64_t revision)
 {
 	struct mirror_segment *s = segment_find(m, segment);
 
-	if (s)
-		s->revision = revision;
+	if (!s)
+		return;
+	s->revision = revision;
+	s->whole = revision != 0;
+	set_uncertain(m, s, revision != 0);
 }
 
 /* ---- reading ---------------------------------------------------------------- */
@@ -606,6 +690,30 @@ uint64_t mirror_revision(const struct mirror *m, uint32_t segment)
 	struct mirror_segment *s = segment_find(m, segment);
 
 	return s ? s->revision : 0;
+}
+
+uint64_t mirror_resumable(const struct mirror *m, uint32_t segment)
+{
+	struct mirror_segment *s = segment_find(m, segment);
+
+	return s && s->whole ? s->revision : 0;
+}
+
+uint64_t mirror_snapshot_ended(const struct mirror *m, uint32_t segment)
+{
+	struct mirror_segment *s = segment_find(m, segment);
+
+	return s ? s->snapshot_ended : 0;
+}
+
+void mirror_session_begin(struct mirror *m)
+{
+	struct mirror_segment *s, *next;
+
+	HASH_ITER (hh, m->segments, s, next) {
+		s->snapshot_id = s->snapshot_ended = 0;
+		s->in_snapshot = false;
+	}
 }
 
 struct digest mirror_digest(const struct mirror *m, uint32_t segment)

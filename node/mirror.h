@@ -67,6 +67,24 @@ int mirror_seed_own(struct mirror *mirror, uint32_t segment, const struct addr *
 		    const struct filter *filter);
 void mirror_seed_revision(struct mirror *mirror, uint32_t segment, uint64_t revision);
 
+/*
+ * Own rows that were seeded are what the ports want, which the log may not say
+ * (a report was under way when the agent ended): until that is settled, or a
+ * complete snapshot came, the segment's digest is not the log's. It is settled
+ * once the log is known to have, at the applied revision, exactly the rows that
+ * are named between begin and end; those that the log itself told stay.
+ */
+size_t mirror_uncertain(const struct mirror *mirror); /* so many segments */
+bool mirror_is_certain(const struct mirror *mirror, uint32_t segment);
+void mirror_own_begin(struct mirror *mirror, uint32_t segment);
+int mirror_own_row(struct mirror *mirror, uint32_t segment, const struct addr *group,
+		   const struct filter *filter);
+void mirror_own_end(struct mirror *mirror, uint32_t segment);
+
+/* Are all members told, or do some wait for their node's row? Until they are, the
+ * maps lack what the revision stands for: it must not be saved. */
+bool mirror_is_told(const struct mirror *mirror);
+
 /* 0; MIRROR_E_GAP; -EINVAL: a field that cannot be (nothing of the delta
  * applies); -ENOMEM, -ENOSPC: the segment needs a snapshot. */
 int mirror_delta(struct mirror *mirror, const Mcmesh__V1__Delta *delta);
@@ -77,6 +95,13 @@ void mirror_resync(struct mirror *mirror, uint32_t segment);
 
 /* Applied revision; 0: none, or no such segment. */
 uint64_t mirror_revision(const struct mirror *mirror, uint32_t segment);
+/* From where the segment can go on in another session: its revision, or 0 while
+ * rows of an earlier log wait for a complete snapshot. */
+uint64_t mirror_resumable(const struct mirror *mirror, uint32_t segment);
+/* The last snapshot that ended since mirror_session_begin(); 0: none. */
+uint64_t mirror_snapshot_ended(const struct mirror *mirror, uint32_t segment);
+/* Snapshots of another session are not of this one. */
+void mirror_session_begin(struct mirror *mirror);
 struct digest mirror_digest(const struct mirror *mirror, uint32_t segment);
 
 void mirror_segments_walk(const struct mirror *mirror,

@@ -57,11 +57,13 @@ struct uplink {
 	struct member *due;
 	struct member *flight;
 	uint64_t sequence;
+	uint64_t accepted; /* the log's revision that has the last accepted report */
 	bool in_flight;
 	bool full_due; /* a full report is to be made, from whole_at_ms on */
 
 	bool ack_due;
-	bool moved; /* the mirror took something since the last uplink_applied() */
+	bool ack_ready; /* what is due is in the maps and waits for the interval */
+	bool moved;	/* the mirror took something since the last uplink_applied() */
 	uint64_t acked_ms;
 	uint64_t counters[UPLINK_C_COUNT];
 };
@@ -392,10 +394,13 @@ static void ack_segment(uint32_t segment, uint64_t revision, void *userdata)
 	row->segment = segment;
 	row->revision = revision;
 	row->rows = digest.rows;
-	digest_to_wire(&digest, b->digests[b->n]);
-	row->digest.data = b->digests[b->n];
-	row->digest.len = sizeof(b->digests[b->n]);
+	row->snapshot = mirror_snapshot_ended(b->u->mirror, segment);
 	b->pointers[b->n] = row;
+	if (mirror_is_certain(b->u->mirror, segment)) {
+		row->digest.data = b->digests[b->n];
+		row->digest.len = sizeof(b->digests[b->n]);
+	}
+	digest_to_wire(&digest, b->digests[b->n]);
 	if (++b->n == ARRAY_SIZE(b->rows))
 		ack_send(b);
 }
@@ -404,19 +409,49 @@ static void ack_if_due(struct uplink *u, uint64_t now_ms)
 {
 	struct ack_build build = { .u = u, .now_ms = now_ms };
 
-	if (u->state != UP || !u->ack_due || now_ms < u->acked_ms + UPLINK_ACK_INTERVAL_MS)
+	if (u->state != UP || !u->ack_ready || now_ms < u->acked_ms + UPLINK_ACK_INTERVAL_MS)
 		return;
-	u->ack_due = false;
+	u->ack_due = u->ack_ready = false;
 	u->acked_ms = now_ms;
 	mirror_segments_walk(u->mirror, ack_segment, &build);
 	ack_send(&build);
+}
+
+static void own_settle_segment(uint32_t segment, uint64_t revision, void *userdata)
+{
+	struct uplink *u = userdata;
+	struct member *m, *next;
+
+	if (mirror_is_certain(u->mirror, segment) || revision < u->accepted)
+		return;
+	mirror_own_begin(u->mirror, segment);
+	HASH_ITER (hh, u->members, m, next) {
+		if (m->key.segment == segment && !filter_is_none(&m->filter) &&
+		    mirror_own_row(u->mirror, segment, &m->key.group, &m->filter) < 0)
+			return; /* at a later ack */
+	}
+	mirror_own_end(u->mirror, segment);
+	u->ack_due = true;
+}
+
+/* The log has every member as it is now: what was seeded can be settled. */
+static void own_settle(struct uplink *u)
+{
+	if (mirror_uncertain(u->mirror) && u->state == UP && !u->full_due && !u->in_flight &&
+	    !u->due)
+		mirror_segments_walk(u->mirror, own_settle_segment, u);
 }
 
 bool uplink_applied(struct uplink *u, uint64_t now_ms)
 {
 	bool moved = u->moved;
 
+	/* The maps lack members whose node is not told yet. */
+	if (!mirror_is_told(u->mirror))
+		return false;
 	u->moved = false;
+	own_settle(u);
+	u->ack_ready = u->ack_due;
 	ack_if_due(u, now_ms);
 	return moved;
 }
@@ -424,6 +459,7 @@ bool uplink_applied(struct uplink *u, uint64_t now_ms)
 /* ---- session ---------------------------------------------------------------- */
 
 struct hello_build {
+	const struct uplink *u;
 	Mcmesh__V1__Hello message;
 	Mcmesh__V1__Subscription *segments;
 	Mcmesh__V1__Subscription **segment_pointers;
@@ -433,7 +469,8 @@ struct hello_build {
 	bool failed;
 };
 
-static void hello_segment(uint32_t segment, uint64_t revision, void *userdata)
+static void hello_segment(uint32_t segment, uint64_t revision __attribute__((unused)),
+			  void *userdata)
 {
 	struct hello_build *b = userdata;
 
@@ -450,7 +487,7 @@ static void hello_segment(uint32_t segment, uint64_t revision, void *userdata)
 	}
 	mcmesh__v1__subscription__init(&b->segments[b->n_segments]);
 	b->segments[b->n_segments].segment = segment;
-	b->segments[b->n_segments].revision = revision;
+	b->segments[b->n_segments].revision = mirror_resumable(b->u->mirror, segment);
 	b->n_segments++;
 }
 
@@ -475,7 +512,7 @@ static void hello_node(const char *node, const struct addr *vtep __attribute__((
 
 static void hello_send(struct uplink *u, uint64_t now_ms)
 {
-	struct hello_build b = { .message = MCMESH__V1__HELLO__INIT };
+	struct hello_build b = { .u = u, .message = MCMESH__V1__HELLO__INIT };
 	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
 	size_t len;
 
@@ -585,12 +622,14 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 		return;
 	}
 	u->state = UP;
+	u->accepted = 0;
 	u->up_ms = now_ms;
 	u->outage_told = false;
 	u->detail[0] = '\0';
 	u->heartbeat_ms = w->heartbeat_ms ? w->heartbeat_ms : 1000;
 	snprintf(u->controller_name, sizeof(u->controller_name), "%s", rota_target(&u->rota));
 	u->counters[UPLINK_C_SESSIONS]++;
+	mirror_session_begin(u->mirror);
 	if (memcmp(mirror_epoch(u->mirror), w->epoch.data, EPOCH_LEN) != 0) {
 		mirror_epoch_set(u->mirror, w->epoch.data);
 		u->ops.epoch(w->epoch.data, u->userdata);
@@ -599,6 +638,7 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	 * hold time: a session begins with all of them. */
 	u->full_due = true;
 	u->ack_due = true;
+	u->ack_ready = false;
 	u->ops.session(u->controller_name, "", u->userdata);
 	uplink_flush(u, now_ms);
 }
@@ -615,6 +655,7 @@ static void on_accepted(struct uplink *u, const Mcmesh__V1__Accepted *a, uint64_
 		if (addr_from_wire(refusal->group.data, refusal->group.len, &group) == 0)
 			u->ops.refused(refusal->segment, &group, refusal->reason, u->userdata);
 	}
+	u->accepted = a->revision;
 	members_accepted(u);
 	uplink_flush(u, now_ms);
 }
@@ -625,6 +666,7 @@ static void on_applied(struct uplink *u, int r, enum uplink_counter counter, uin
 	if (r == 0) {
 		u->counters[counter]++;
 		u->ack_due = true;
+		u->ack_ready = false;
 		u->moved = true;
 		return;
 	}
@@ -751,7 +793,7 @@ uint64_t uplink_next_ms(const struct uplink *u)
 		break;
 	}
 	next = min_u64(u->heard_ms + 3 * u->heartbeat_ms, u->sent_ms + u->heartbeat_ms);
-	if (u->ack_due)
+	if (u->ack_ready)
 		next = min_u64(next, u->acked_ms + UPLINK_ACK_INTERVAL_MS);
 	if (u->full_due && !u->in_flight)
 		next = min_u64(next, u->options.whole_at_ms);

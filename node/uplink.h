@@ -36,9 +36,11 @@
 
 struct uplink;
 
-#define UPLINK_PROTOCOL_MIN    1
-#define UPLINK_PROTOCOL_MAX    1
-#define UPLINK_REPORT_BYTES    (256 * 1024) /* a report message is cut near this size */
+#define UPLINK_PROTOCOL_MIN 1
+#define UPLINK_PROTOCOL_MAX 1
+#ifndef UPLINK_REPORT_BYTES
+#define UPLINK_REPORT_BYTES (256 * 1024) /* a report message is cut near this size */
+#endif
 #define UPLINK_ACK_INTERVAL_MS 50
 
 struct uplink_options {

@@ -39,6 +39,8 @@ static void agent_delta(struct agent *a, const Mcmesh__V1__Delta *d)
 static void agent_snapshot(struct agent *a, const Mcmesh__V1__Snapshot *s)
 {
 	agent_changes(a, s->rows, s->n_rows);
+	if (s->segment < 2 && s->end)
+		a->ended[s->segment] = s->id;
 	if (s->segment == 0 && s->end)
 		a->revision0 = s->revision;
 	if (s->segment != 1)
@@ -166,6 +168,7 @@ void agent_ack(struct agent *a, const uint8_t digest[16])
 
 	s.segment = 1;
 	s.revision = a->revision;
+	s.snapshot = a->ended[1];
 	s.digest = (ProtobufCBinaryData){ 16, (uint8_t *)digest };
 	ack.n_segments = 1;
 	ack.segments = &segments;
@@ -285,6 +288,7 @@ void agent_ack_right(struct agent *a)
 	for (uint32_t i = 0; i < 2; i++) {
 		digest_to_wire(&log_segment_find(c->log, i)->digest, wire[i]);
 		s[i].segment = i;
+		s[i].snapshot = a->ended[i];
 		s[i].revision = i ? a->revision : a->revision0;
 		s[i].digest = (ProtobufCBinaryData){ 16, wire[i] };
 	}

@@ -35,6 +35,7 @@ struct agent {
 	size_t changes;		     /* of the last delta of segment 1 */
 	size_t rows;		     /* of segment 1's last snapshot, as chunks */
 	uint64_t snapshot_id;
+	uint64_t ended[2]; /* the last snapshot of segments 0 and 1 that ended */
 	void (*on_config)(const Mcmesh__V1__ConfigChange *change);
 	void (*on_query)(struct agent *agent, const Mcmesh__V1__Query *query);
 	bool closed;

@@ -99,6 +99,25 @@ Test(services, wrong_digest_resyncs_once_then_alarms)
 	cr_assert_eq(b.snapshots, snapshots + 1);
 }
 
+/* Its revision can be that at which the snapshot ended. */
+Test(services, S10_an_ack_from_before_the_snapshot_raises_no_alarm)
+{
+	static const uint8_t wrong[16] = { 1 };
+	static struct agent a, b;
+	uint64_t before;
+
+	two_agents(&a, &b);
+	before = b.ended[1];
+	agent_ack(&b, wrong);
+	UNTIL(b.resyncs == 1 && b.ended[1] != before);
+	b.ended[1] = before;
+	agent_ack(&b, wrong);
+	agent_report(&b, 2, true, 7);
+	UNTIL(b.accepted == 2);
+	cr_assert_eq(c->counters.digest_alarms, 0);
+	cr_assert_eq(b.resyncs, 1);
+}
+
 struct watched {
 	unsigned int puts, deletes, synced;
 	bool closed;
