@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The rows are a log of the product's own (plan/log.h), which keeps order and
+ * tombstones. A commit is decided when it arrives and answered after its event,
+ * in order, through a queue of each controller that has it open.
+ */
+#include "tests/sim/db.h"
+
+#include <errno.h>
+#include <sodium/randombytes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "controller/controller.h"
+#include "tests/sim/sim.h"
+
+#define ROWS_OF_A_REVISION 3
+
+struct holder {
+	char node[LOG_NAME_MAX];
+	uint8_t instance[STORE_INSTANCE_LEN];
+	uint64_t start_count, attempt, session, sequence;
+	struct holder *next;
+};
+
+/* What a store owes its controller, in order. */
+struct owed {
+	uint64_t when, revision;
+	struct log_change *changes;
+	size_t n;
+	store_commit_done *commit_done;
+	store_session_done *session_done;
+	void *userdata;
+	int result;
+	uint64_t session, sequence;
+	TAILQ_ENTRY(owed) link;
+};
+
+struct simdb {
+	struct store store;
+	struct rpc *process;
+	TAILQ_HEAD(, owed) owed;
+	uint64_t last_when;
+	uint64_t first_session; /* older ones are not of this controller */
+	TAILQ_ENTRY(simdb) link;
+};
+
+static struct log *rows;
+static uint64_t last_session, delay_us;
+static struct holder *holders;
+static TAILQ_HEAD(, simdb) open_stores = TAILQ_HEAD_INITIALIZER(open_stores);
+static bool outage, fresh;
+
+static void rows_new(void)
+{
+	uint8_t epoch[EPOCH_LEN];
+
+	randombytes_buf(epoch, sizeof(epoch));
+	log_free(rows);
+	if (log_new(epoch, 1, 64, &rows) < 0 || !log_segment_get(rows, 0))
+		abort();
+	fresh = true;
+}
+
+void simdb_lose(void)
+{
+	struct holder *h;
+
+	while ((h = holders)) {
+		holders = h->next;
+		free(h);
+	}
+	rows_new();
+}
+
+void simdb_reset(void)
+{
+	last_session = 0;
+	outage = false;
+	delay_us = 1000;
+	simdb_lose();
+}
+
+void simdb_end(void)
+{
+	simdb_lose();
+	log_free(rows);
+	rows = NULL;
+}
+
+void simdb_outage(bool on)
+{
+	outage = on;
+}
+
+void simdb_speed(uint64_t delay)
+{
+	delay_us = delay;
+}
+
+/* ---- what is owed -------------------------------------------------------------------- */
+
+static void changes_free(struct log_change *changes, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		filter_deinit(&changes[i].filter);
+		free((char *)changes[i].node);
+		free((char *)changes[i].port);
+		free((struct log_config *)changes[i].config);
+	}
+	free(changes);
+}
+
+static struct log_change *changes_copy(const struct log_change *changes, size_t n)
+{
+	struct log_change *copy = calloc(n, sizeof(*copy));
+
+	for (size_t i = 0; i < n; i++) {
+		copy[i] = changes[i];
+		copy[i].node = strdup(changes[i].node);
+		copy[i].port = changes[i].port ? strdup(changes[i].port) : NULL;
+		filter_copy(&copy[i].filter, &changes[i].filter);
+		if (changes[i].config) {
+			struct log_config *config = malloc(sizeof(*config));
+
+			*config = *changes[i].config;
+			copy[i].config = config;
+		}
+	}
+	return copy;
+}
+
+static struct owed *owe(struct simdb *db)
+{
+	struct owed *o = calloc(1, sizeof(*o));
+
+	o->when = sim_now + sim_random(delay_us);
+	if (o->when < db->last_when)
+		o->when = db->last_when;
+	db->last_when = o->when;
+	TAILQ_INSERT_TAIL(&db->owed, o, link);
+	sim_process_wake(db->process, o->when + 1);
+	return o;
+}
+
+static void owed_run(struct simdb *db, struct owed *o)
+{
+	TAILQ_REMOVE(&db->owed, o, link);
+	if (o->changes) {
+		db->store.revision = o->revision;
+		db->store.events.on_event(db->store.userdata, o->revision, o->changes, o->n);
+	}
+	if (o->commit_done)
+		o->commit_done(o->userdata, o->result, o->revision);
+	if (o->session_done)
+		o->session_done(o->userdata, o->result, o->session, o->sequence);
+	changes_free(o->changes, o->n);
+	free(o);
+}
+
+static void simdb_dispatch(struct store *store, uint64_t now_ms)
+{
+	struct simdb *db = (struct simdb *)store;
+	struct owed *o;
+
+	while ((o = TAILQ_FIRST(&db->owed)) && o->when <= sim_now)
+		owed_run(db, o);
+}
+
+static uint64_t simdb_next_ms(const struct store *store)
+{
+	const struct simdb *db = (const struct simdb *)store;
+	struct owed *o = TAILQ_FIRST(&db->owed);
+
+	return o ? o->when / SIM_MS + 1 : UINT64_MAX;
+}
+
+/* ---- the interface -------------------------------------------------------------------- */
+
+static int simdb_open(const struct store_options *options, const char *rest,
+		      const struct store_events *events, void *userdata, struct store **ret_store,
+		      char why[STORE_WHY_MAX])
+{
+	struct simdb *db = calloc(1, sizeof(*db));
+
+	db->store.ops = &simdb_ops;
+	db->process = ((struct controller *)userdata)->rpc;
+	db->store.events = *events;
+	db->store.userdata = userdata;
+	db->store.revision = log_revision(rows);
+	db->store.floor = log_floor(rows);
+	db->store.is_fresh = fresh;
+	db->first_session = last_session + 1;
+	sim_trace("the store is opened: epoch %02x revision %llu floor %llu%s", log_epoch(rows)[0],
+		  (unsigned long long)log_revision(rows), (unsigned long long)log_floor(rows),
+		  fresh ? " fresh" : "");
+	memcpy(db->store.epoch, log_epoch(rows), EPOCH_LEN);
+	TAILQ_INIT(&db->owed);
+	TAILQ_INSERT_TAIL(&open_stores, db, link);
+	*ret_store = &db->store;
+	return 0;
+}
+
+static void simdb_close(struct store *store)
+{
+	struct simdb *db = (struct simdb *)store;
+	struct owed *o;
+
+	while ((o = TAILQ_FIRST(&db->owed))) {
+		changes_free(o->changes, o->n);
+		o->changes = NULL;
+		o->n = 0;
+		o->result = -EIO;
+		owed_run(db, o);
+	}
+	TAILQ_REMOVE(&open_stores, db, link);
+	free(db);
+}
+
+static struct log_change row_change(const struct log_row *row)
+{
+	return (struct log_change){
+		.kind = row->key.kind,
+		.segment = row->key.segment,
+		.node = row->node->name,
+		.port = row->key.port,
+		.group = row->key.group,
+		.deleted = row->deleted,
+		.filter = row->filter,
+		.vtep = row->vtep,
+		.subject = row->key.subject,
+		.config = row->config,
+	};
+}
+
+static void simdb_complete(struct store *store)
+{
+	fresh = false;
+}
+
+static int simdb_load(struct store *store, char why[STORE_WHY_MAX])
+{
+	struct log_row *row = log_after(rows, 0);
+	struct log_change changes[64];
+
+	while (row) {
+		uint64_t revision = row->revision;
+		size_t n = 0;
+
+		for (; row && row->revision == revision && n < 64; row = TAILQ_NEXT(row, by_log))
+			changes[n++] = row_change(row);
+		store->events.on_event(store->userdata, revision, changes, n);
+	}
+	return 0;
+}
+
+static struct holder *holder_find(const char *node)
+{
+	struct holder *h = holders;
+
+	while (h && strcmp(h->node, node) != 0)
+		h = h->next;
+	return h;
+}
+
+static int session_decide(const struct store_session *q, struct holder **ret_holder)
+{
+	struct holder *h = holder_find(q->node);
+
+	if (outage)
+		return -EIO;
+	if (!h) {
+		h = calloc(1, sizeof(*h));
+		strncpy(h->node, q->node, sizeof(h->node) - 1);
+		h->next = holders;
+		holders = h;
+	} else if (memcmp(h->instance, q->instance, sizeof(h->instance)) != 0) {
+		if (q->holder_alive)
+			return -EEXIST;
+		h->sequence = 0;
+	} else if (q->start_count < h->start_count ||
+		   (q->start_count == h->start_count && q->attempt <= h->attempt)) {
+		return -ESTALE;
+	} else if (q->start_count != h->start_count) {
+		h->sequence = 0;
+	}
+	memcpy(h->instance, q->instance, sizeof(h->instance));
+	h->start_count = q->start_count;
+	h->attempt = q->attempt;
+	h->session = ++last_session;
+	*ret_holder = h;
+	return 0;
+}
+
+static void simdb_session(struct store *store, const struct store_session *q,
+			  store_session_done *done, void *userdata)
+{
+	struct owed *o = owe((struct simdb *)store);
+	struct holder *h = NULL;
+
+	o->session_done = done;
+	o->userdata = userdata;
+	o->result = session_decide(q, &h);
+	if (h) {
+		o->session = h->session;
+		o->sequence = h->sequence;
+	}
+}
+
+static void publish(const struct log_change *changes, size_t n)
+{
+	uint64_t revision = log_revision(rows) + 1 + sim_random(3);
+	struct simdb *db;
+
+	if (log_apply(rows, revision, changes, n) < 0)
+		abort();
+	TAILQ_FOREACH(db, &open_stores, link)
+	{
+		struct owed *o = owe(db);
+
+		o->revision = revision;
+		o->changes = changes_copy(changes, n);
+		o->n = n;
+	}
+}
+
+static int commit(const struct simdb *db, const struct store_txn *txn)
+{
+	struct holder *h = holder_find(txn->node);
+	size_t n = txn->n_changes;
+
+	if (outage)
+		return -EIO;
+	if (txn->session && (!h || h->session != txn->session))
+		return -ESTALE;
+	/* "No session" is what was loaded, not one that is being handed out. */
+	if (txn->removes_node && !txn->session && h && h->session >= db->first_session)
+		return -ESTALE;
+	if (h && txn->sequence)
+		h->sequence = txn->sequence;
+	for (const struct log_change *c = txn->changes; n;) {
+		size_t batch = n < ROWS_OF_A_REVISION ? n : ROWS_OF_A_REVISION;
+
+		if (h && c[batch - 1].kind == LOG_NODE && c[batch - 1].deleted)
+			h->sequence = 0; /* its rows must be taken again */
+		publish(c, batch);
+		c += batch;
+		n -= batch;
+	}
+	return 0;
+}
+
+static void simdb_commit(struct store *store, const struct store_txn *txn, store_commit_done *done,
+			 void *userdata)
+{
+	int r = commit((struct simdb *)store, txn);
+	struct owed *o = owe((struct simdb *)store);
+
+	o->commit_done = done;
+	o->userdata = userdata;
+	o->result = r;
+	o->revision = log_revision(rows);
+}
+
+const struct store_ops simdb_ops = {
+	.scheme = "sim",
+	.open = simdb_open,
+	.close = simdb_close,
+	.load = simdb_load,
+	.complete = simdb_complete,
+	.session = simdb_session,
+	.commit = simdb_commit,
+	.dispatch = simdb_dispatch,
+	.next_ms = simdb_next_ms,
+};
+
+/* "sim:" beside the product's own backends. */
+int __wrap_store_open(const struct store_options *options, const struct store_events *events,
+		      void *userdata, struct store **ret_store, char why[STORE_WHY_MAX]);
+int __real_store_open(const struct store_options *options, const struct store_events *events,
+		      void *userdata, struct store **ret_store, char why[STORE_WHY_MAX]);
+
+int __wrap_store_open(const struct store_options *options, const struct store_events *events,
+		      void *userdata, struct store **ret_store, char why[STORE_WHY_MAX])
+{
+	if (strcmp(options->spec, "sim:") == 0)
+		return simdb_open(options, "", events, userdata, ret_store, why);
+	return __real_store_open(options, events, userdata, ret_store, why);
+}
