@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #include "common/cleanup.h"
+#include "node/hello.h"
 #include "node/rota.h"
 
 enum state {
@@ -458,93 +459,28 @@ bool uplink_applied(struct uplink *u, uint64_t now_ms)
 
 /* ---- session ---------------------------------------------------------------- */
 
-struct hello_build {
-	const struct uplink *u;
-	Mcmesh__V1__Hello message;
-	Mcmesh__V1__Subscription *segments;
-	Mcmesh__V1__Subscription **segment_pointers;
-	size_t n_segments, cap_segments;
-	char **nodes;
-	size_t n_nodes, cap_nodes;
-	bool failed;
-};
-
-static void hello_segment(uint32_t segment, uint64_t revision __attribute__((unused)),
-			  void *userdata)
-{
-	struct hello_build *b = userdata;
-
-	if (b->n_segments == b->cap_segments) {
-		size_t cap = b->cap_segments ? b->cap_segments * 2 : 8;
-		void *grown = reallocarray(b->segments, cap, sizeof(*b->segments));
-
-		if (!grown) {
-			b->failed = true;
-			return;
-		}
-		b->segments = grown;
-		b->cap_segments = cap;
-	}
-	mcmesh__v1__subscription__init(&b->segments[b->n_segments]);
-	b->segments[b->n_segments].segment = segment;
-	b->segments[b->n_segments].revision = mirror_resumable(b->u->mirror, segment);
-	b->n_segments++;
-}
-
-static void hello_node(const char *node, const struct addr *vtep __attribute__((unused)),
-		       void *userdata)
-{
-	struct hello_build *b = userdata;
-
-	if (b->n_nodes == b->cap_nodes) {
-		size_t cap = b->cap_nodes ? b->cap_nodes * 2 : 64;
-		void *grown = reallocarray(b->nodes, cap, sizeof(*b->nodes));
-
-		if (!grown) {
-			b->failed = true;
-			return;
-		}
-		b->nodes = grown;
-		b->cap_nodes = cap;
-	}
-	b->nodes[b->n_nodes++] = (char *)node;
-}
-
 static void hello_send(struct uplink *u, uint64_t now_ms)
 {
-	struct hello_build b = { .u = u, .message = MCMESH__V1__HELLO__INIT };
 	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+	struct hello hello;
 	size_t len;
 
-	mirror_segments_walk(u->mirror, hello_segment, &b);
-	mirror_nodes_walk(u->mirror, hello_node, &b);
-	b.segment_pointers = calloc(b.n_segments + 1, sizeof(*b.segment_pointers));
-	if (b.segment_pointers && !b.failed) {
-		for (size_t i = 0; i < b.n_segments; i++)
-			b.segment_pointers[i] = &b.segments[i];
-		b.message.protocol_min = UPLINK_PROTOCOL_MIN;
-		b.message.protocol_max = UPLINK_PROTOCOL_MAX;
-		b.message.node = (char *)u->options.node;
-		b.message.vtep.data = (uint8_t *)addr_to_wire(&u->options.vtep, &len);
-		b.message.vtep.len = len;
-		b.message.instance.data = u->options.instance;
-		b.message.instance.len = sizeof(u->options.instance);
-		b.message.start_count = u->options.start_count;
-		b.message.attempt = ++u->attempt;
-		b.message.epoch.data = (uint8_t *)mirror_epoch(u->mirror);
-		b.message.epoch.len = EPOCH_LEN;
-		b.message.segments = b.segment_pointers;
-		b.message.n_segments = b.n_segments;
-		b.message.known_nodes = b.nodes;
-		b.message.n_known_nodes = b.n_nodes;
-		b.message.version = (char *)MCMESH_VERSION;
-		message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO;
-		message.hello = &b.message;
-		send_message(u, &message, now_ms);
-	}
-	free(b.segment_pointers);
-	free(b.segments);
-	free(b.nodes);
+	if (hello_init(&hello, u->mirror) < 0)
+		return; /* the attempt ends by its timeout */
+	hello.message.protocol_min = UPLINK_PROTOCOL_MIN;
+	hello.message.protocol_max = UPLINK_PROTOCOL_MAX;
+	hello.message.node = (char *)u->options.node;
+	hello.message.vtep.data = (uint8_t *)addr_to_wire(&u->options.vtep, &len);
+	hello.message.vtep.len = len;
+	hello.message.instance.data = u->options.instance;
+	hello.message.instance.len = sizeof(u->options.instance);
+	hello.message.start_count = u->options.start_count;
+	hello.message.attempt = ++u->attempt;
+	hello.message.version = (char *)MCMESH_VERSION;
+	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO;
+	message.hello = &hello.message;
+	send_message(u, &message, now_ms);
+	hello_deinit(&hello);
 }
 
 void uplink_opened(struct uplink *u, uint64_t now_ms)

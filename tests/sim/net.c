@@ -692,14 +692,6 @@ void rpc_server_add(struct rpc_server *server, const struct rpc_method *methods,
 	server->n_methods[server->n++] = n;
 }
 
-void rpc_server_add_standard(struct rpc_server *server, const uint8_t *descriptors, size_t len)
-{
-}
-
-void rpc_server_set_serving(struct rpc_server *server, bool serving)
-{
-}
-
 int rpc_server_start(struct rpc_server *server)
 {
 	server->started = true;
@@ -804,9 +796,4 @@ int rpc_channel_call(struct rpc_channel *channel, const char *path,
 	snprintf(call->peer->path, sizeof(call->peer->path), "%s", path);
 	post(call->peer, item_new(ITEM_OPEN));
 	return 0;
-}
-
-const char *rpc_status_name(int status)
-{
-	return status == RPC_OK ? "OK" : "an error";
 }

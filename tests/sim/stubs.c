@@ -65,3 +65,16 @@ bool rpc_identity_has(const struct rpc_identity *identity, enum rpc_name_kind ki
 void rpc_identity_describe(const struct rpc_identity *identity, char *text, size_t size)
 {
 }
+
+void rpc_server_add_standard(struct rpc_server *server, const uint8_t *descriptors, size_t len)
+{
+}
+
+void rpc_server_set_serving(struct rpc_server *server, bool serving)
+{
+}
+
+const char *rpc_status_name(int status)
+{
+	return status == RPC_OK ? "OK" : "an error";
+}
