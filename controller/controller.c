@@ -22,9 +22,9 @@
 #include "common/cleanup.h"
 #include "common/rpc_tls.h"
 #include "controller/access.h"
-#include "controller/config_etcd.h"
 #include "controller/mesh_service.h"
 #include "controller/node_service.h"
+#include "controller/open.h"
 #include "controller/peers.h"
 
 #define METHODS_MAX 32
@@ -498,43 +498,6 @@ static int load(struct controller *c, char why[CONTROLLER_WHY_MAX])
 	return 0;
 }
 
-static int etcd_tls_new(struct controller *c, char why[CONTROLLER_WHY_MAX])
-{
-	const struct config_tls *t = &c->config->etcd.tls;
-	const struct rpc_tls_options options = {
-		.cacert = t->cacert, .cert = t->cert, .key = t->key, .server_name = t->server_name
-	};
-	char tls_why[RPC_TLS_WHY_MAX] = "";
-	int r = t->cacert ? rpc_tls_new(&options, &c->etcd_tls, tls_why) : 0;
-
-	if (r < 0)
-		snprintf(why, CONTROLLER_WHY_MAX, "%s", tls_why);
-	return r;
-}
-
-static int store_begin(struct controller *c, char why[CONTROLLER_WHY_MAX])
-{
-	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
-	const struct controller_etcd *o = &c->config->etcd;
-	char address[ADVERTISE_MAX], store_why[STORE_WHY_MAX] = "out of memory";
-	struct store_etcd_options etcd = { .prefix = o->prefix,
-					   .user = o->user,
-					   .password_file = o->password_file };
-	const struct store_options options = {
-		.spec = c->config->store, .rpc = c->rpc, .advertise = address, .etcd = &etcd
-	};
-	int r = etcd_tls_new(c, why);
-
-	if (r < 0)
-		return r;
-	etcd.tls = c->etcd_tls;
-	config_advertise(c->config, address);
-	r = store_open(&options, &events, c, &c->store, store_why);
-	if (r < 0)
-		snprintf(why, CONTROLLER_WHY_MAX, "%s", store_why);
-	return r;
-}
-
 int controller_renew(struct controller *c, const char *node)
 {
 	struct controller_box *box = (struct controller_box *)c;
@@ -559,6 +522,7 @@ DEFINE_CLEANUP(struct controller *, controller_free)
 int controller_new(const struct controller_config *config, struct rpc *rpc, int *ret_ports,
 		   struct controller **ret_controller, char why[CONTROLLER_WHY_MAX])
 {
+	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
 	struct controller_box *box = calloc(1, sizeof(*box));
 	_cleanup_(controller_free_p)
 	struct controller *c = box ? &box->c : NULL;
@@ -574,7 +538,8 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 		r = access_tls_new(config, &c->tls, why);
 	c->serving = true;
 	if (r == 0)
-		r = store_begin(c, why);
+		r = controller_store_open(config, rpc, false, &events, c, &c->etcd_tls, &c->store,
+					  why);
 	if (r < 0)
 		return r;
 	r = log_new(c->store->epoch, c->store->revision, config->log_tombstones, &c->log);

@@ -15,6 +15,7 @@
 #include "common/rpc.h"
 #include "controller/config.h"
 #include "controller/controller.h"
+#include "controller/transfer.h"
 
 #define EXIT_USAGE 2
 /* Open files besides an old and a new connection of each agent. */
@@ -22,8 +23,11 @@
 
 const char *argp_program_version = "mcmesh-controller " MCMESH_VERSION;
 
+enum { EXPORT = 1000, IMPORT, FORCE };
+
 struct arguments {
-	const char *config, *listen, *store;
+	const char *config, *listen, *store, *export, *import;
+	bool force;
 	bool insecure;
 };
 
@@ -33,6 +37,13 @@ static const struct argp_option options[] = {
 	{ "store", 's', "SPEC", 0,
 	  "Where the mesh is kept: sqlite:PATH, etcd:HOST:PORT[,…] or memory", 0 },
 	{ "insecure", 'i', NULL, 0, "Serve plaintext also where others can reach it", 0 },
+	{ "export", EXPORT, "FILE", 0,
+	  "Write the store's settings, static members and nodes; -: to "
+	  "standard output",
+	  1 },
+	{ "import", IMPORT, "FILE", 0, "Put these into an empty store, which begins a new epoch",
+	  1 },
+	{ "force", FORCE, NULL, 0, "Import over what the store has", 1 },
 	{ 0 },
 };
 
@@ -49,6 +60,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 's':
 		a->store = arg;
+		return 0;
+	case EXPORT:
+		a->export = arg;
+		return 0;
+	case IMPORT:
+		a->import = arg;
+		return 0;
+	case FORCE:
+		a->force = true;
+		return 0;
+	case ARGP_KEY_END:
+		if ((a->export && a->import) || (a->force && !a->import))
+			argp_error(state, "use --export FILE, or --import FILE [--force]");
 		return 0;
 	case 'i':
 		a->insecure = true;
@@ -110,6 +134,17 @@ static void reload(struct controller *c, const char *path)
 		log_error("not reloaded: out of memory");
 	else
 		log_info("the settings of segments were reloaded file=%s", path);
+}
+
+/* Instead of serving. */
+static int transfer(const struct controller_config *config, const struct arguments *a,
+		    struct rpc *rpc)
+{
+	char why[CONTROLLER_WHY_MAX];
+	int r = a->export ? transfer_export(config, rpc, a->export, why)
+			  : transfer_import(config, rpc, a->import, a->force, why);
+
+	return r < 0 ? fail(why) : EXIT_SUCCESS;
 }
 
 /* What this life did, for whoever looks for the reason of something later. */
@@ -181,7 +216,7 @@ int main(int argc, char **argv)
 	struct arguments a = { 0 };
 	char why[CONFIG_WHY_MAX];
 	pthread_t thread;
-	bool again;
+	bool again = false;
 	int r;
 
 	argp_err_exit_status = EXIT_USAGE;
@@ -204,7 +239,8 @@ int main(int argc, char **argv)
 	if (rpc_new(&signals.rpc) < 0 || pthread_create(&thread, NULL, signals_wait, &signals))
 		return fail("cannot start the RPC runtime");
 	do
-		r = run(config, a.config, &signals, &again);
+		r = a.export || a.import ? transfer(config, &a, signals.rpc)
+					 : run(config, a.config, &signals, &again);
 	while (again);
 	signals.quit = true;
 	pthread_kill(thread, SIGTERM);

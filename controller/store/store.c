@@ -113,9 +113,7 @@ int store_replace(struct store *store, const struct log_change *changes, size_t 
 {
 	if (store->ops->replace)
 		return store->ops->replace(store, changes, n, why);
-	snprintf(why, STORE_WHY_MAX,
-		 "a store of the kind \"%s\" ends with its process: use "
-		 "sqlite:PATH",
+	snprintf(why, STORE_WHY_MAX, "a store of the kind \"%s\" cannot be replaced as a whole",
 		 store->ops->scheme);
 	return -ENOTSUP;
 }
