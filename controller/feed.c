@@ -409,6 +409,9 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 		return;
 	}
 	sub->acked = known;
+	/* An earlier session may have ended between the parts of a delta that was cut. */
+	if (known < sub->segment->revision)
+		sub->comparable_from = log_revision(feed->c->log);
 	sub->comparable = registry_is_complete(feed->c->registry, controller_now_ms());
 	sub->incomplete = !sub->comparable;
 	sub_make_ready(feed, sub);

@@ -43,8 +43,12 @@ static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
 	struct agent_adopted *saved;
 
 	if (!adopted->port) {
-		mirror_seed_member(a->mirror, adopted->segment, adopted->group, adopted->vtep,
-				   adopted->filter);
+		/* A VTEP that no node has any more (it got another one just then) would
+		 * stay in the maps for ever: nobody would ever withdraw it. */
+		if (mirror_seed_member(a->mirror, adopted->segment, adopted->group, adopted->vtep,
+				       adopted->filter) == -ENOENT)
+			fib_remote_set(a->fib, adopted->segment, adopted->group, adopted->vtep,
+				       &FILTER_NULL);
 		return;
 	}
 	saved = calloc(1, sizeof(*saved));

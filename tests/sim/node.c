@@ -314,9 +314,11 @@ static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
 {
 	struct node *n = userdata;
 
-	if (!adopted->port)
-		mirror_seed_member(n->mirror, adopted->segment, adopted->group, adopted->vtep,
-				   adopted->filter);
+	if (!adopted->port &&
+	    mirror_seed_member(n->mirror, adopted->segment, adopted->group, adopted->vtep,
+			       adopted->filter) == -ENOENT)
+		fib_remote_set(n->fib, adopted->segment, adopted->group, adopted->vtep,
+			       &FILTER_NULL);
 }
 
 static void adopt_entry(struct node *n, unsigned int segment, unsigned int group,
