@@ -314,9 +314,8 @@ static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
 {
 	struct node *n = userdata;
 
-	if (!adopted->port &&
-	    mirror_seed_member(n->mirror, adopted->segment, adopted->group, adopted->vtep,
-			       adopted->filter) == -ENOENT)
+	if (!adopted->port && mirror_seed_member(n->mirror, adopted->segment, adopted->group,
+						 adopted->vtep, adopted->filter) == -ENOENT)
 		fib_remote_set(n->fib, adopted->segment, adopted->group, adopted->vtep,
 			       &FILTER_NULL);
 }
