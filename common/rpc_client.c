@@ -10,6 +10,10 @@
 struct rpc_channel {
 	struct rpc *rpc;
 	grpc_channel *channel;
+	char *target;
+	struct rpc_tls *tls; /* NULL: plaintext */
+	uint64_t version;    /* of the certificate */
+	uint32_t keepalive_ms;
 };
 
 #define ARG_INT(name, number)                                                              \
@@ -18,20 +22,12 @@ struct rpc_channel {
 		.type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number) \
 	}
 
-static grpc_channel_credentials *credentials_for(const struct rpc_channel_options *options)
+/* The channel of the library, with the certificate of now; NULL: there is none. */
+static grpc_channel *channel_open(struct rpc_channel *channel)
 {
-	bool plain = !options->tls || strncmp(options->target, "unix:", 5) == 0;
-
-	return plain ? grpc_insecure_credentials_create()
-		     : rpc_tls_channel_credentials(options->tls);
-}
-
-int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
-		    struct rpc_channel **ret_channel)
-{
-	const char *server_name = options->tls ? rpc_tls_server_name(options->tls) : NULL;
-	uint32_t keepalive_ms =
-		options->keepalive_ms ? options->keepalive_ms : RPC_CLIENT_KEEPALIVE_MS;
+	const char *server_name = channel->tls ? rpc_tls_server_name(channel->tls) : NULL;
+	grpc_channel_credentials *credentials;
+	grpc_channel *core;
 	grpc_arg list[] = {
 		ARG_INT(GRPC_ARG_ENABLE_RETRIES, 0),
 		ARG_INT(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
@@ -42,7 +38,7 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		ARG_INT(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MAX_MS),
 		/* Despite its name: how long one attempt to connect may take. */
 		ARG_INT(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RPC_CONNECT_TIMEOUT_MS),
-		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, (int)keepalive_ms),
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, (int)channel->keepalive_ms),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_CLIENT_KEEPALIVE_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
@@ -62,20 +58,34 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 		  .value.string = (char *)server_name },
 	};
 	grpc_channel_args args = { ARRAY_SIZE(list) - !server_name, list };
-	struct rpc_channel *channel;
-	grpc_channel_credentials *credentials;
 
-	credentials = credentials_for(options);
+	credentials = channel->tls ? rpc_tls_channel_credentials(channel->tls, &channel->version)
+				   : grpc_insecure_credentials_create();
 	if (!credentials)
-		return -ENOKEY;
-	channel = calloc(1, sizeof(*channel));
-	if (!channel) {
-		grpc_channel_credentials_release(credentials);
-		return -ENOMEM;
-	}
-	channel->rpc = rpc;
-	channel->channel = grpc_channel_create(options->target, credentials, &args);
+		return NULL;
+	core = grpc_channel_create(channel->target, credentials, &args);
 	grpc_channel_credentials_release(credentials);
+	return core;
+}
+
+int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
+		    struct rpc_channel **ret_channel)
+{
+	struct rpc_channel *channel = calloc(1, sizeof(*channel));
+
+	if (!channel)
+		return -ENOMEM;
+	channel->rpc = rpc;
+	channel->keepalive_ms =
+		options->keepalive_ms ? options->keepalive_ms : RPC_CLIENT_KEEPALIVE_MS;
+	channel->target = strdup(options->target);
+	if (options->tls && strncmp(options->target, "unix:", 5) != 0)
+		channel->tls = rpc_tls_ref(options->tls);
+	channel->channel = channel->target ? channel_open(channel) : NULL;
+	if (!channel->channel) {
+		rpc_channel_free(channel);
+		return -ENOKEY;
+	}
 	*ret_channel = channel;
 	return 0;
 }
@@ -84,8 +94,25 @@ void rpc_channel_free(struct rpc_channel *channel)
 {
 	if (!channel)
 		return;
-	grpc_channel_destroy(channel->channel);
+	if (channel->channel)
+		grpc_channel_destroy(channel->channel);
+	rpc_tls_free(channel->tls);
+	free(channel->target);
 	free(channel);
+}
+
+/* Calls that run keep the connection of before. */
+static void channel_renew(struct rpc_channel *channel)
+{
+	grpc_channel *core;
+
+	if (!channel->tls || !rpc_tls_is_newer(channel->tls, channel->version))
+		return;
+	core = channel_open(channel);
+	if (!core)
+		return;
+	grpc_channel_destroy(channel->channel);
+	channel->channel = core;
 }
 
 static void call_start(struct rpc_call *call, grpc_metadata *metadata, size_t n)
@@ -135,6 +162,7 @@ int rpc_channel_call_with(struct rpc_channel *channel, const char *path,
 	if (deadline_ms)
 		deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
 					gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
+	channel_renew(channel);
 	method = grpc_slice_from_copied_string(path);
 	core = grpc_channel_create_call(channel->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
 					channel->rpc->cq, method, NULL, deadline, NULL);

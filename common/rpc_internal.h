@@ -219,7 +219,10 @@ int rpc_tls_hold(struct rpc *rpc, struct rpc_tls *tls);
 void rpc_tls_release(struct rpc *rpc);
 grpc_server_credentials *rpc_tls_server_credentials(struct rpc_tls *tls);
 /* NULL: there is no pair. */
-grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls);
+grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls, uint64_t *ret_version);
+/* Is there a newer pair than that one? Looks about once a second. */
+bool rpc_tls_is_newer(struct rpc_tls *tls, uint64_t version);
+struct rpc_tls *rpc_tls_ref(struct rpc_tls *tls);
 const char *rpc_tls_server_name(const struct rpc_tls *tls);
 /* -ENOENT: the call came without TLS. */
 int rpc_tls_identity(struct rpc *rpc, grpc_call *call, struct rpc_identity **ret_identity);

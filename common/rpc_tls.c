@@ -29,6 +29,7 @@
 
 #define TLS_FILE_MAX	  (1u << 20)
 #define RPC_TLS_SETTLE_MS 500
+#define TLS_LOOK_MS	  1000
 /* A certificate that ends sooner is told, once. */
 #define TLS_WARN_S (24 * 3600)
 
@@ -75,7 +76,7 @@ struct rpc_tls {
 	struct tls_pair pair;
 	uint64_t version; /* of pair; 0: there is none */
 	struct tls_signature seen, refused;
-	uint64_t refused_at_ms;
+	uint64_t refused_at_ms, looked_ms;
 	bool has_refused, told_refused, told_end;
 	char why[RPC_TLS_WHY_MAX];
 	struct rpc_tls_counters counters;
@@ -226,6 +227,7 @@ static void tls_look(struct rpc_tls *tls)
 	struct tls_signature now;
 	struct tls_pair pair = { 0 };
 
+	tls->looked_ms = rpc_now_ms();
 	signature_take(tls, &now);
 	if (tls->version && signature_equal(&now, &tls->seen)) {
 		tls->has_refused = false;
@@ -334,7 +336,26 @@ grpc_server_credentials *rpc_tls_server_credentials(struct rpc_tls *tls)
 			user));
 }
 
-grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls)
+bool rpc_tls_is_newer(struct rpc_tls *tls, uint64_t version)
+{
+	uint64_t now_ms = rpc_now_ms();
+	bool newer;
+
+	pthread_mutex_lock(&tls->lock);
+	if (now_ms >= tls->looked_ms + TLS_LOOK_MS)
+		tls_look(tls);
+	newer = tls->version > version;
+	pthread_mutex_unlock(&tls->lock);
+	return newer;
+}
+
+struct rpc_tls *rpc_tls_ref(struct rpc_tls *tls)
+{
+	atomic_fetch_add(&tls->references, 1);
+	return tls;
+}
+
+grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls, uint64_t *ret_version)
 {
 	grpc_channel_credentials *credentials = NULL;
 	grpc_ssl_pem_key_cert_pair pair;
@@ -342,6 +363,7 @@ grpc_channel_credentials *rpc_tls_channel_credentials(struct rpc_tls *tls)
 	pthread_mutex_lock(&tls->lock);
 	tls_look(tls);
 	pair = (grpc_ssl_pem_key_cert_pair){ tls->pair.text[FILE_KEY], tls->pair.text[FILE_CERT] };
+	*ret_version = tls->version;
 	if (tls->version)
 		credentials = grpc_ssl_credentials_create_ex(
 			tls->pair.text[FILE_CACERT], pair.private_key ? &pair : NULL, NULL, NULL);
@@ -496,8 +518,7 @@ int rpc_tls_hold(struct rpc *rpc, struct rpc_tls *tls)
 
 	if (!held)
 		return -ENOMEM;
-	atomic_fetch_add(&tls->references, 1);
-	*held = (struct rpc_tls_held){ rpc->held, tls };
+	*held = (struct rpc_tls_held){ rpc->held, rpc_tls_ref(tls) };
 	rpc->held = held;
 	return 0;
 }

@@ -4,11 +4,10 @@
 /*
  * Mutual TLS for servers and channels of rpc.h, from three PEM files.
  *
- * The files are looked at again for each handshake of a server, each new
- * channel, and by rpc_tls_refresh(): what was replaced is in force from then
+ * The files are looked at again for each handshake of a server, for new channels
+ * and calls, and by rpc_tls_refresh(): what was replaced is in force from then
  * on, without a restart. New files that are no good change nothing and are told
- * once. A channel keeps the pair it was made with, also when it connects again:
- * make a new channel to use a new one.
+ * once. Calls keep the connection that they began on.
  *
  * cacert may hold several authorities (a bundle): whoever one of them has
  * signed is let in, and the program's own certificate must be of one of them.
@@ -44,7 +43,7 @@ struct rpc_tls_counters {
 int rpc_tls_new(const struct rpc_tls_options *options, struct rpc_tls **ret_tls,
 		char why[RPC_TLS_WHY_MAX]);
 
-/* Servers that use it keep it alive until their runtime ends. */
+/* Channels that use it keep it alive, servers do until their runtime ends. */
 void rpc_tls_free(struct rpc_tls *tls);
 
 /* Looks at the files; call it about once a second. */

@@ -21,10 +21,12 @@ def pki(*args, directory=PKI):
     return done.stdout
 
 
-def make(nodes, controllers, ipv6_underlay=False):
+def make(nodes, controllers, etcds=(), ipv6_underlay=False):
     pki("ca")
     for name in controllers:
         pki("controller", name, "--host", topo.controller_address(name), "--host", name)
+    for name in etcds:
+        pki("etcd", name, "--host", topo.etcd_address(name))
     for name in nodes:
         pki("node", name, "--vtep", topo.vtep6(name) if ipv6_underlay else topo.vtep(name))
     for role in OPERATORS:

@@ -110,7 +110,7 @@ def cmd_up(args):
             programs.save(state)
             if o.tls:
                 certificates.make(programs.agents(state), programs.controllers(state),
-                                  o.ipv6_underlay)
+                                  programs.etcds(state), o.ipv6_underlay)
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
             topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state))

@@ -208,6 +208,8 @@ def controller_config(state, name):
     }
     if state.get("tls"):
         config["tls"] = certificates.files(name)
+        if etcds(state):
+            config["etcd"] = certificates.files(name)
     apply_settings(config, state["controller_set"])
     return config
 
@@ -236,26 +238,39 @@ def start_controller(state, name):
 
 def start_etcd(state, name):
     (RUN / name).mkdir(parents=True, exist_ok=True)
-    client = f"http://{topo.etcd_address(name)}:{ETCD_PORT}"
-    peers = {e: f"http://{topo.etcd_address(e)}:{ETCD_PEER_PORT}" for e in etcds(state)}
+    scheme, tls = "http", []
+    if state.get("tls"):
+        scheme, files = "https", certificates.files(name)
+        for prefix in ("", "peer-"):
+            tls += [f"--{prefix}trusted-ca-file={files['cacert']}", f"--{prefix}client-cert-auth",
+                    f"--{prefix}cert-file={files['cert']}", f"--{prefix}key-file={files['key']}"]
+    client = f"{scheme}://{topo.etcd_address(name)}:{ETCD_PORT}"
+    peers = {e: f"{scheme}://{topo.etcd_address(e)}:{ETCD_PEER_PORT}" for e in etcds(state)}
     return spawn(name, "etcd", [
         ETCD_PROGRAM, "--name", name, "--data-dir", str(RUN / name / "data"),
         "--listen-client-urls", client, "--advertise-client-urls", client,
         "--listen-peer-urls", peers[name], "--initial-advertise-peer-urls", peers[name],
         "--initial-cluster", ",".join(f"{e}={url}" for e, url in peers.items()),
-        "--logger", "zap", "--log-level", "warn", *ETCD_SPEED])
+        "--logger", "zap", "--log-level", "warn", *tls, *ETCD_SPEED])
 
 
 HEALTH = """
-import sys, urllib.request
-sys.exit('"true"' not in urllib.request.urlopen(sys.argv[1], timeout=2).read().decode())
+import ssl, sys, urllib.request
+url, *files = sys.argv[1:]
+context = None
+if files:
+    context = ssl.create_default_context(cafile=files[0])
+    context.load_cert_chain(files[1], files[2])
+answer = urllib.request.urlopen(url, timeout=2, context=context).read().decode()
+sys.exit('"true"' not in answer)
 """
 
 
 def etcd_is_healthy(name):
     """Asked from its own namespace; true once the member has a cluster with a leader."""
-    url = f"http://{topo.etcd_address(name)}:{ETCD_PORT}/health"
-    return subprocess.run(topo.enter(name, sys.executable, "-c", HEALTH, url),
+    files = certificates.files("c1").values() if certificates.PKI.is_dir() else []
+    url = f"http{'s' if files else ''}://{topo.etcd_address(name)}:{ETCD_PORT}/health"
+    return subprocess.run(topo.enter(name, sys.executable, "-c", HEALTH, url, *files),
                           capture_output=True, timeout=20).returncode == 0
 
 

@@ -269,6 +269,20 @@ static struct result exchange(struct rpc_tls *tls)
 	return r;
 }
 
+/* The same on a channel that lives longer. */
+static int exchange_on(struct rpc_channel *channel)
+{
+	struct rpc_call *call;
+	struct result r;
+
+	call = begin(channel, &r);
+	until(r.messages || r.closed);
+	if (!r.closed)
+		rpc_call_finish(call, RPC_OK, NULL);
+	until(r.closed);
+	return r.status;
+}
+
 static struct result exchange_as(const char *ca, const char *cert, const char *key,
 				 const char *server_name)
 {
@@ -467,6 +481,36 @@ Test(rpc_tls, authorize_has_the_last_word)
 	cr_assert_eq(r.status, RPC_PERMISSION_DENIED);
 	cr_assert_str_eq(r.text, "not you");
 	cr_assert_eq(f.opened, 0);
+	down();
+}
+
+Test(rpc_tls, a_channel_goes_on_with_new_files)
+{
+	struct rpc_channel_options to = { .target = f.target };
+	struct rpc_channel *channel;
+	char why[RPC_TLS_WHY_MAX];
+	int status;
+
+	up();
+	copy("a/ca.pem", "mine.ca");
+	copy("a/n1.pem", "mine.pem");
+	copy("a/n1.key", "mine.key");
+	cr_assert_eq(load("mine.ca", "mine.pem", "mine.key", false, &to.tls, why), 0);
+	cr_assert_eq(rpc_channel_new(f.rpc, &to, &channel), 0);
+	rpc_tls_free(to.tls);
+	cr_assert_eq(exchange_on(channel), RPC_OK);
+	copy("b/c1.pem", "server.pem");
+	copy("b/c1.key", "server.key");
+	copy("b/ca.pem", "server.ca");
+	copy("b/n1.pem", "mine.pem");
+	copy("b/n1.key", "mine.key");
+	copy("b/ca.pem", "mine.ca");
+	/* First the client reads its files, then the server for the new connection. */
+	until((status = exchange_on(channel)) != RPC_OK || f.good == 2);
+	cr_assert_eq(status, RPC_OK);
+	cr_assert_eq(exchange_on(channel), RPC_OK);
+	cr_assert_str_eq(f.caller, "n1 (n1, mcmesh://node/n1)");
+	rpc_channel_free(channel);
 	down();
 }
 
