@@ -7,11 +7,14 @@
  * position of the next row.
  */
 #include <errno.h>
+#include <grp.h>
 #include <inttypes.h>
 #include <sodium/utils.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/log.h"
@@ -390,6 +393,31 @@ static const struct rpc_method methods_template[] = {
 
 static struct rpc_method methods[ARRAY_SIZE(methods_template)];
 
+/* The group may use the socket, and pass its folder if that is for nobody else. */
+static int socket_share(const struct node_config *config, char why[AGENT_WHY_MAX])
+{
+	_cleanup_free_ char *folder = strdup(config->socket);
+	const struct group *group;
+	struct stat st;
+
+	if (!config->socket_group)
+		return 0;
+	group = getgrnam(config->socket_group);
+	if (!folder || !group) {
+		snprintf(why, AGENT_WHY_MAX, "socket_group: there is no group \"%s\"",
+			 config->socket_group);
+		return -ENOENT;
+	}
+	*strrchr(folder, '/') = '\0';
+	if (chown(config->socket, (uid_t)-1, group->gr_gid) < 0 || stat(folder, &st) < 0 ||
+	    (!(st.st_mode & S_IXOTH) && chown(folder, (uid_t)-1, group->gr_gid) < 0)) {
+		snprintf(why, AGENT_WHY_MAX, "socket_group: %s: %s", config->socket,
+			 strerror(errno));
+		return -errno;
+	}
+	return 0;
+}
+
 int agent_service_start(struct agent *a, char why[AGENT_WHY_MAX])
 {
 	char *address;
@@ -416,7 +444,9 @@ int agent_service_start(struct agent *a, char why[AGENT_WHY_MAX])
 	rpc_server_add(a->server, methods, ARRAY_SIZE(methods));
 	rpc_server_add_standard(a->server, _binary_mcmesh_pb_start,
 				(size_t)(_binary_mcmesh_pb_end - _binary_mcmesh_pb_start));
-	r = rpc_server_start(a->server);
+	r = socket_share(a->config, why);
+	if (r >= 0)
+		r = rpc_server_start(a->server);
 	if (r >= 0)
 		rpc_server_set_serving(a->server, true);
 	return r;

@@ -97,7 +97,7 @@ struct raw_limits {
 };
 
 struct raw {
-	char *node, *vtep, *socket, *state_dir, *bpf_root;
+	char *node, *vtep, *socket, *socket_group, *state_dir, *bpf_root;
 	char **controllers;
 	uint32_t n_controllers;
 	int *attach, *log_level;
@@ -182,6 +182,7 @@ static const cyaml_schema_field_t raw_fields[] = {
 	TEXT("node", raw, node),
 	TEXT("vtep", raw, vtep),
 	TEXT("socket", raw, socket),
+	TEXT("socket_group", raw, socket_group),
 	TEXT("state_dir", raw, state_dir),
 	TEXT("bpf_root", raw, bpf_root),
 	CYAML_FIELD_SEQUENCE_COUNT("controllers", OPTIONAL, struct raw, controllers, n_controllers,
@@ -374,6 +375,8 @@ static int apply_paths(const struct raw *raw, struct node_config *c, char *why)
 	r = apply_path("socket", raw->socket, DEFAULT_SOCKET, socket_max, &c->socket, why);
 	if (r < 0)
 		return r;
+	if (raw->socket_group && copy_text(raw->socket_group, "", &c->socket_group) < 0)
+		return -ENOMEM;
 	r = apply_path("state_dir", raw->state_dir, DEFAULT_STATE_DIR, TEXT_MAX, &c->state_dir,
 		       why);
 	if (r < 0)
@@ -575,6 +578,7 @@ void node_config_free(struct node_config *config)
 	free(config->ports);
 	free(config->node);
 	free(config->socket);
+	free(config->socket_group);
 	free(config->state_dir);
 	free(config->overlay_device);
 	config_tls_free(config->tls);

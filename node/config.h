@@ -10,6 +10,7 @@
  *   vtep: 203.0.113.1               # required
  *   controllers: [203.0.113.250:7797]   # any of them serves; none: the node works alone
  *   socket: /run/mcmesh/agent.sock
+ *   socket_group: mcmesh            # may use the socket too; default: root only
  *   state_dir: /var/lib/mcmesh      # the instance id and start count
  *   bpf_root: /sys/fs/bpf/mcmesh
  *   attach: auto                    # auto | tcx | clsact
@@ -50,6 +51,7 @@ struct node_config {
 	struct addr vtep;
 	char **controllers; /* NULL-terminated, maybe empty */
 	char *socket;
+	char *socket_group; /* NULL: as the process */
 	char *state_dir;
 	char *overlay_device;
 	uint16_t overlay_port;

@@ -254,24 +254,28 @@ def start_etcd(state, name):
         "--logger", "zap", "--log-level", "warn", *tls, *ETCD_SPEED])
 
 
-HEALTH = """
+ASK = """
 import ssl, sys, urllib.request
 url, *files = sys.argv[1:]
 context = None
 if files:
     context = ssl.create_default_context(cafile=files[0])
     context.load_cert_chain(files[1], files[2])
-answer = urllib.request.urlopen(url, timeout=2, context=context).read().decode()
-sys.exit('"true"' not in answer)
+print(urllib.request.urlopen(url, timeout=2, context=context).read().decode())
 """
 
 
-def etcd_is_healthy(name):
-    """Asked from its own namespace; true once the member has a cluster with a leader."""
+def etcd_ask(name, path):
+    """The text at a path of a member, asked from its own namespace; "" when there is none."""
     files = certificates.files("c1").values() if certificates.PKI.is_dir() else []
-    url = f"http{'s' if files else ''}://{topo.etcd_address(name)}:{ETCD_PORT}/health"
-    return subprocess.run(topo.enter(name, sys.executable, "-c", HEALTH, url, *files),
-                          capture_output=True, timeout=20).returncode == 0
+    url = f"http{'s' if files else ''}://{topo.etcd_address(name)}:{ETCD_PORT}/{path}"
+    return subprocess.run(topo.enter(name, sys.executable, "-c", ASK, url, *files), text=True,
+                          capture_output=True, timeout=20).stdout
+
+
+def etcd_is_healthy(name):
+    """True once the member has a cluster with a leader."""
+    return '"true"' in etcd_ask(name, "health")
 
 
 # ---- mcmeshctl --------------------------------------------------------------

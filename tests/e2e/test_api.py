@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """gRPC for anybody, unmodified programs, and sentences for what goes wrong."""
+import grp
 import json
 import os
 import pathlib
@@ -209,6 +210,21 @@ def test_unknown_key(lab, agent):
     refused(lab, agent(nodde="n1"), "nodde")
 
 
+def test_socket_for_a_group(lab, agent, tmp_path):
+    folder = tmp_path / "run"
+    one = agent(socket=str(folder / "agent.sock"), socket_group="daemon")
+    lab.wait("it answers", lambda: one.ctl("port", "list").returncode == 0, 10)
+    daemon = grp.getgrnam("daemon").gr_gid
+    made, sock = folder.stat(), (folder / "agent.sock").stat()
+    assert (made.st_mode & 0o7777, made.st_gid) == (0o750, daemon)
+    assert (sock.st_mode & 0o7777, sock.st_gid) == (0o660, daemon)
+    assert (folder / "agent.sock.lock").exists()
+
+
+def test_socket_for_a_group_that_is_none(lab, agent):
+    refused(lab, agent(socket_group="nobody-has-this"), "socket_group", "nobody-has-this")
+
+
 def test_pattern_that_matches_nothing(lab, agent):
     one = agent()
     lab.wait("it answers", lambda: one.ctl("port", "list").returncode == 0, 10)
@@ -258,7 +274,7 @@ def test_second_agent_on_a_node(lab, agent):
 
 def test_sentences_of_the_lab(lab):
     for args, code in ((["exec", "n9", "true"], 1), (["stop", "agent", "n9"], 1),
-                       (["up", "--store", "etcd"], 2), (["nonsense"], 2), (["up"], 1)):
+                       (["up", "--nodes", "0"], 2), (["nonsense"], 2), (["up"], 1)):
         done = lab_command(*args, check=False)
         assert done.returncode == code and len(done.stderr.strip().splitlines()) == 1, args
     assert lab_command("exec", "n1p1", "sh", "-c", "exit 42", check=False).returncode == 42
