@@ -312,12 +312,12 @@ static void proxy_begin(const struct addr *group, void *userdata)
 	proxies_tell(begin->a, begin->port->segment, begin->port->ifindex, group);
 }
 
-static void proxy_effect(struct agent *a, const struct gmp_fx_item *item)
+static void proxy_tell(struct agent *a, const struct agent_port *port)
 {
-	struct proxy_begin begin = { .a = a, .port = agent_port_find(a, item->port) };
+	struct proxy_begin begin = { .a = a, .port = port };
 
-	if (begin.port)
-		fib_groups_walk(a->fib, begin.port->segment, proxy_begin, &begin);
+	if (port)
+		fib_groups_walk(a->fib, port->segment, proxy_begin, &begin);
 }
 
 static int membership_reread(const struct gmp_membership_view *view, void *userdata)
@@ -341,6 +341,8 @@ static void memberships_reread(struct agent *a)
 			       port->in_engine && gmp_port_is_router(a->gmp, port->ifindex));
 	}
 	gmp_memberships_walk(a->gmp, 0, membership_reread, a);
+	HASH_ITER (hh, a->ports, port, next)
+		proxy_tell(a, port);
 }
 
 void agent_effects_run(struct agent *a)
@@ -362,7 +364,7 @@ void agent_effects_run(struct agent *a)
 			router_effect(a, item);
 			break;
 		case GMP_FX_PROXY:
-			proxy_effect(a, item);
+			proxy_tell(a, agent_port_find(a, item->port));
 			break;
 		case GMP_FX_REPORT:
 		case GMP_FX_FLOOD:

@@ -380,13 +380,13 @@ static void changes_count(struct wanted *w)
 	w->n_changes = kept;
 }
 
-static void changes_report(struct report *r, struct wanted *w)
+static int changes_report(struct report *r, struct wanted *w)
 {
 	_cleanup_free_ struct addr *list = NULL;
 
 	list = malloc((w->n_changes + 1) * sizeof(*list));
 	if (!list)
-		return; /* the next copy will do */
+		return -ENOMEM;
 	for (int wants = 1; wants >= 0; wants--) {
 		size_t n = 0;
 
@@ -397,6 +397,7 @@ static void changes_report(struct report *r, struct wanted *w)
 		if (n)
 			record_add(r, wants ? WIRE_ALLOW : WIRE_BLOCK, &w->group, list, n);
 	}
+	return 0;
 }
 
 static void change_report(struct report *r, struct wanted *w)
@@ -405,8 +406,8 @@ static void change_report(struct report *r, struct wanted *w)
 		record_add(r, w->filter.mode == FILTER_EXCLUDE ? WIRE_TO_EX : WIRE_TO_IN, &w->group,
 			   w->filter.sources, w->filter.n_sources);
 		w->mode_left--;
-	} else {
-		changes_report(r, w);
+	} else if (changes_report(r, w) < 0) {
+		return; /* said next time */
 	}
 	changes_count(w);
 }

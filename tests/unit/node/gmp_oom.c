@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "gmp_harness.h"
+#include "node/gmp/proxy.h"
 
 /* The linker puts these before the library's (tests/unit/gmp.cmake). */
 void *__real_malloc(size_t size);
@@ -146,5 +147,105 @@ Test(gmp_oom, ports_and_the_engine_itself)
 		gmp_free(gmp);
 		gmp = NULL;
 		gmp_fx_deinit(&fx);
+	}
+}
+
+/* ---- the proxy ----------------------------------------------------------------- */
+
+static struct filter heard; /* of G, by a router that believes each report */
+
+static void hear(const uint8_t *frame, size_t len, void *userdata)
+{
+	struct addr sources[16];
+	struct wire_message m;
+	struct wire_record rec;
+	enum gmp_counter why;
+	const uint8_t *cursor;
+	bool *v6 = userdata;
+
+	cr_assert_eq(wire_parse(frame, len, &m, &why), 0);
+	cursor = m.body;
+	for (uint16_t i = 0; i < m.n; i++) {
+		wire_record_next(&m, &cursor, &rec);
+		if (rec.type == WIRE_ALLOW || rec.type == WIRE_BLOCK)
+			continue;
+		for (uint16_t k = 0; k < rec.n_sources; k++)
+			sources[k] = wire_source(*v6, rec.sources, k);
+		filter_deinit(&heard);
+		cr_assert_eq(filter_init(&heard,
+					 rec.type == WIRE_IS_EX || rec.type == WIRE_TO_EX
+						 ? FILTER_EXCLUDE
+						 : FILTER_INCLUDE,
+					 sources, rec.n_sources),
+			     0);
+	}
+}
+
+/* What the test allocates does not count. */
+static void hear_unarmed(const uint8_t *frame, size_t len, void *userdata)
+{
+	armed = false;
+	hear(frame, len, userdata);
+	armed = true;
+}
+
+static bool proxy_sweep(bool v6)
+{
+	const struct proxy_config config = { .robustness = 1,
+					     .unsolicited_interval_ms = 1000,
+					     .source = addr_of(v6 ? "fe80::9" : "0.0.0.0") };
+	static const char *const states[] = { "1", "12", "x3", "x34", "x", "5" };
+	struct addr g = group_of(v6);
+	struct wire_message ask = { .kind = WIRE_QUERY,
+				    .version = v6 ? GMP_MLDV2 : GMP_IGMPV3,
+				    .v6 = v6,
+				    .max_response_ms = 100 };
+	uint64_t now = 1000;
+	struct proxy *p = NULL;
+
+	made = 0;
+	armed = true;
+	while (proxy_new(v6, &config, 1, &p) < 0)
+		;
+	for (size_t i = 0; i < 6; i++) {
+		bool exclude = states[i][0] == 'x';
+		struct addr list[4];
+		struct filter f;
+		size_t n = 0;
+
+		armed = false;
+		for (const char *s = states[i] + exclude; *s; s++)
+			list[n++] = source_of(v6, (unsigned int)(*s - '0'));
+		filter_init(&f, exclude, list, n);
+		armed = true;
+		while (proxy_want(p, &g, &f, now) < 0)
+			;
+		for (int turn = 0; turn < 4 && proxy_next_ms(p) != UINT64_MAX; turn++) {
+			now = proxy_next_ms(p);
+			proxy_expire(p, now, hear_unarmed, &v6);
+		}
+		armed = false;
+		cr_assert_eq(proxy_next_ms(p), UINT64_MAX, "all was said");
+		proxy_query(p, &ask, now);
+		now = proxy_next_ms(p);
+		proxy_expire(p, now, hear, &v6);
+		cr_assert(filter_equal(&heard, &f), "at allocation %ld", fail_at);
+		filter_deinit(&f);
+		armed = true;
+	}
+	armed = false;
+	proxy_free(p);
+	filter_deinit(&heard);
+	heard = FILTER_NULL;
+	return made <= fail_at;
+}
+
+Test(gmp_oom, proxy_says_what_is_wanted_after_each_failure)
+{
+	EACH_FAMILY(v6)
+	{
+		for (fail_at = 0; !proxy_sweep(v6); fail_at++)
+			cr_assert_lt(fail_at, 1000);
+		cr_assert_gt(fail_at, 10);
 	}
 }
