@@ -89,6 +89,14 @@ static int membership_reason(const struct gmp_membership_view *view, void *userd
 	return 1;
 }
 
+static enum datapath_unregistered unregistered_of(const struct question *q)
+{
+	struct datapath_segment s = { .id = q->port->segment };
+
+	settings_datapath(q->a->settings, &s);
+	return s.unregistered;
+}
+
 static bool membership_stage(struct question *q)
 {
 	struct filter filter = FILTER_NULL;
@@ -104,7 +112,8 @@ static bool membership_stage(struct question *q)
 		    "No host behind %s has asked for %s, or its membership has run out: have the "
 		    "application join on the interface behind this port.",
 		    q->port->name, q->group_text);
-		return false;
+		/* If nobody else did either, it is flooded. */
+		return unregistered_of(q) == DATAPATH_UNREGISTERED_FLOOD;
 	}
 	if (gmp_membership_filter(q->a->gmp, q->port->ifindex, q->group, &filter) < 0)
 		return false;
@@ -162,18 +171,17 @@ static void remote_reason(const char *node, const struct filter *filter, void *u
 /* Nobody joined it: the segment says who gets it. */
 static bool unregistered_stage(struct question *q, bool router)
 {
-	struct datapath_segment s = { .id = q->port->segment };
+	enum datapath_unregistered unregistered = unregistered_of(q);
 
-	settings_datapath(q->a->settings, &s);
-	say(q->e, "The kernel has no entry for %s in segment %u.", q->group_text, s.id);
-	if (s.unregistered == DATAPATH_UNREGISTERED_FLOOD)
+	say(q->e, "The kernel has no entry for %s in segment %u.", q->group_text, q->port->segment);
+	if (unregistered == DATAPATH_UNREGISTERED_FLOOD)
 		say(q->e, "The segment floods groups that nobody joined.");
-	else if (s.unregistered == DATAPATH_UNREGISTERED_DROP)
+	else if (unregistered == DATAPATH_UNREGISTERED_DROP)
 		say(q->e, "The segment drops groups that nobody joined.");
 	else if (router)
 		say(q->e, "Groups that nobody joined go to router ports, and it is one.");
-	return s.unregistered == DATAPATH_UNREGISTERED_FLOOD ||
-	       (s.unregistered == DATAPATH_UNREGISTERED_ROUTER_PORTS && router);
+	return unregistered == DATAPATH_UNREGISTERED_FLOOD ||
+	       (unregistered == DATAPATH_UNREGISTERED_ROUTER_PORTS && router);
 }
 
 static bool entry_stage(struct question *q)

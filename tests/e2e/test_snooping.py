@@ -186,6 +186,8 @@ def test_F05_unregistered_goes_to_router_ports(lab):
 def test_F05_unregistered_dropped_or_flooded_as_the_segment_says(lab):
     with change.segment_settings(lab, unregistered="flood"):
         unregistered(lab, True, across=True)
+        delivered, why = explained(lab, "n1p2", lab.new_group())
+        assert delivered and "floods" in why, why
         link_local = LINK_LOCAL["224.0.0.251"]("n1p1", "224.0.0.251", b"has its own switch")
         local, far = lab.tap("n1p2"), lab.tap("n2p1")
         lab.tap("n1p1").send(link_local)
