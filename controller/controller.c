@@ -98,8 +98,12 @@ static void on_presence(void *userdata, const struct store_presence *p)
 
 	if (p->reported && registry_reported(c->registry, p->node))
 		feed_completed(c->feed);
-	if (p->ours)
-		return; /* known better here */
+	if (p->ours) {
+		/* Known better here, but for a session that nobody waited for. */
+		if (node && !node->session)
+			node->session_id = p->session;
+		return;
+	}
 	if (!node && (p->state == STORE_FREE ||
 		      registry_add(c->registry, p->node, controller_now_ms(), &node) < 0))
 		return;
@@ -190,8 +194,8 @@ static void removed(void *userdata, int result, uint64_t revision)
 		/* It had no row yet. */
 		if (node && node->removing && !node->session)
 			registry_remove(removal->c->registry, node);
-	} else if (node) {
-		node->removing = false;
+	} else if (node && node->removing) {
+		registry_keep(removal->c->registry, node, controller_now_ms());
 	}
 	free(removal);
 }

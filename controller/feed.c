@@ -395,6 +395,7 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 		if (store_is_shared(feed->c->store)) {
 			/* Another controller was faster: what it told comes here too. */
 			sub->ahead = true;
+			sub->ahead_ms = controller_now_ms();
 			TAILQ_INSERT_TAIL(&feed->ahead, sub, link);
 			store_ahead(feed->c->store, known);
 			return;
@@ -429,8 +430,9 @@ void feed_join(struct feed *feed, struct session *s)
 	}
 }
 
-/* The log has come to where those agents are. */
-static void ahead_turn(struct feed *feed)
+/* The log has come to where those agents are; or it takes too long. In the order
+ * in which they came. */
+static void ahead_turn(struct feed *feed, uint64_t now_ms)
 {
 	struct sub *sub, *next;
 
@@ -442,6 +444,10 @@ static void ahead_turn(struct feed *feed)
 		sub->ahead = false;
 		sub_start(feed, sub, true);
 	}
+	/* With its session all of its subs go. */
+	while ((sub = TAILQ_FIRST(&feed->ahead)) && now_ms >= sub->ahead_ms + FEED_AHEAD_MS)
+		session_end(sub->session, RPC_UNAVAILABLE,
+			    "this controller does not know yet what you know: connect elsewhere");
 }
 
 void feed_leave(struct feed *feed, struct session *s)
@@ -603,7 +609,7 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 {
 	struct sub *sub;
 
-	ahead_turn(feed);
+	ahead_turn(feed, now_ms);
 	if (!TAILQ_EMPTY(&feed->dirty) && !feed->in_round && now_ms >= feed->window_until_ms)
 		round_begin(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {

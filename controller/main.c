@@ -18,6 +18,7 @@
 #include "controller/transfer.h"
 
 #define EXIT_USAGE 2
+#define AGAIN_MS   1000
 /* Open files besides an old and a new connection of each agent. */
 #define FILES_MIN 16384
 
@@ -160,7 +161,6 @@ static void summarise(const struct controller *c)
 		 (unsigned long long)n->nodes_expired, (unsigned long long)c->store->failures);
 }
 
-/* One life; *ret_again: another one is to follow. */
 /* A connection is a file. Not more of them than wanted: memory goes with each. */
 static void raise_files(const struct controller_config *config)
 {
@@ -177,6 +177,7 @@ static void raise_files(const struct controller_config *config)
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* One life; *ret_again: another one is to follow, or went before. */
 static int run(const struct controller_config *config, const char *path, struct signals *signals,
 	       bool *ret_again)
 {
@@ -184,6 +185,13 @@ static int run(const struct controller_config *config, const char *path, struct 
 	struct controller *c = NULL;
 	int r = controller_new(config, signals->rpc, NULL, &c, why);
 
+	if (r < 0 && *ret_again) {
+		/* It served before: whatever is wrong with the store may pass. */
+		log_error("cannot begin anew, trying again: %s", why);
+		rpc_poll(signals->rpc, controller_now_ms() + AGAIN_MS);
+		*ret_again = !signals->stop;
+		return EXIT_SUCCESS;
+	}
 	*ret_again = false;
 	if (r < 0)
 		return fail(why);

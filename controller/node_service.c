@@ -326,14 +326,24 @@ static int session_take_node(struct session *s)
 	return 0;
 }
 
-/* Its stream ended before the store's answer; the store fences by it all the same,
- * and the removal of the node must not be fenced off. */
-static void session_orphaned(struct session *s, uint64_t id)
+/* The store gave the session, and its agent is gone: the node is silent, and
+ * what an older session says is fenced. */
+static void session_abandoned(struct session *s, uint64_t id)
 {
-	struct registry_node *node = registry_find(s->c->registry, s->name);
+	struct registry *registry = s->c->registry;
+	struct registry_node *node = registry_find(registry, s->name);
 
-	if (node && id > node->session_id)
-		node->session_id = id;
+	if (!node && registry_add(registry, s->name, controller_now_ms(), &node) < 0)
+		return;
+	if (node->session)
+		session_end(node->session, RPC_ABORTED, "a newer session of this node took over");
+	if (node->elsewhere)
+		registry_elsewhere(registry, node, false, controller_now_ms());
+	node->holder[0] = 0;
+	node->session_id = id;
+	node->published = false;
+	node->vtep = s->vtep;
+	registry_touch(registry, node);
 }
 
 static void session_decided(void *userdata, int result, uint64_t id, uint64_t last_sequence)
@@ -343,7 +353,7 @@ static void session_decided(void *userdata, int result, uint64_t id, uint64_t la
 
 	if (s->state != SESSION_ASKING) {
 		if (result == 0)
-			session_orphaned(s, id);
+			session_abandoned(s, id);
 		session_release(s);
 		return;
 	}

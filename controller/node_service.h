@@ -26,9 +26,10 @@
 #define FEED_CHUNK_BYTES   (60 * 1024)
 #define FEED_SNAPSHOTS_MAX 64 /* at the same time */
 #endif
-#define FEED_CHUNK_WORK	 16 /* a chunk costs as much as so many deltas */
-#define FEED_PER_TURN	 64 /* streams served between two looks at other RPCs */
-#define FEED_CACHE	 8  /* serialised deltas of a segment */
+#define FEED_CHUNK_WORK	 16   /* a chunk costs as much as so many deltas */
+#define FEED_PER_TURN	 64   /* streams served between two looks at other RPCs */
+#define FEED_CACHE	 8    /* serialised deltas of a segment */
+#define FEED_AHEAD_MS	 5000 /* an agent that is ahead waits so long for this controller */
 #define FEED_BOOKMARK_MS 5000
 #define FEED_REST_MAX_MS 100 /* after a long round */
 
@@ -47,7 +48,8 @@ struct sub {
 	bool bookmark;	 /* also without changes it is told the log's revision */
 	bool ready, waiting, blocked;
 	bool ahead; /* of what this controller knows: another one told it */
-	bool owed;  /* the present round has not served it yet */
+	uint64_t ahead_ms;
+	bool owed; /* the present round has not served it yet */
 	uint64_t snapshot_id, snapshot_start;
 	bool snapshot_complete;
 	unsigned int mismatches;

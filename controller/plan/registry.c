@@ -207,6 +207,7 @@ void registry_connect(struct registry *r, struct registry_node *node, void *sess
 {
 	node->session = session;
 	node->removing = node->lost = node->published = false;
+	node->removal_ms = 0;
 	node->holder[0] = 0;
 	registry_heard(r, node, now_ms);
 }
@@ -262,7 +263,7 @@ static struct registry_node *first_due(const struct registry *r, uint64_t now_ms
 	{
 		if (now_ms < deadline(node->heard_ms, r->options.hold_ms))
 			return NULL;
-		if (!node->removing)
+		if (!node->removing && now_ms >= node->removal_ms)
 			return node;
 	}
 	return NULL;
@@ -299,7 +300,8 @@ struct registry_node *registry_expired(const struct registry *r, uint64_t now_ms
 
 	TAILQ_FOREACH(node, &r->draining, by_drain)
 	{
-		if (!node->session && !node->removing && !node->elsewhere && !node->lost)
+		if (!node->session && !node->removing && !node->elsewhere && !node->lost &&
+		    now_ms >= node->removal_ms)
 			return node;
 	}
 	return r->frozen ? NULL : first_due(r, now_ms);
@@ -322,9 +324,15 @@ uint64_t registry_next_ms(const struct registry *r)
 			if (node->removing)
 				continue;
 			at = deadline(node->heard_ms, r->options.hold_ms);
+			at = at > node->removal_ms ? at : node->removal_ms;
 			next = at < next ? at : next;
 			break;
 		}
+	}
+	TAILQ_FOREACH(node, &r->draining, by_drain)
+	{
+		if (node->removal_ms && !node->session && node->removal_ms < next)
+			next = node->removal_ms;
 	}
 	if (!r->complete) {
 		at = deadline(r->start_ms, r->options.hold_ms);
@@ -407,6 +415,12 @@ void registry_begin_again(struct registry *r, uint64_t now_ms)
 	expected_clear(r);
 	r->complete = false;
 	r->start_ms = now_ms;
+}
+
+void registry_keep(struct registry *r, struct registry_node *node, uint64_t now_ms)
+{
+	node->removing = false;
+	node->removal_ms = now_ms + REGISTRY_RETRY_MS;
 }
 
 void registry_hold_again(struct registry *r, uint64_t now_ms)

@@ -20,6 +20,7 @@
 /* Mass silence: at least so many nodes, and more than one in five of all. */
 #define REGISTRY_FREEZE_MIN   3
 #define REGISTRY_FREEZE_SHARE 5
+#define REGISTRY_RETRY_MS     1000
 #define REGISTRY_NEVER	      UINT64_MAX
 
 enum registry_state {
@@ -43,6 +44,7 @@ struct registry_node {
 	bool published;			  /* the store was told that it is silent */
 	char holder[REGISTRY_HOLDER_MAX]; /* the other controller; "": none */
 	bool removing;			  /* its withdrawal is on the way to the store */
+	uint64_t removal_ms;		  /* not before, after one that the store refused */
 	uint64_t heard_ms;
 	uint64_t serial; /* grows with each visible change of any node */
 	void *session;	 /* the open stream, if any */
@@ -82,6 +84,8 @@ void registry_heard(struct registry *registry, struct registry_node *node, uint6
  * more, and then its hold time begins now. */
 void registry_elsewhere(struct registry *registry, struct registry_node *node, bool alive,
 			uint64_t now_ms);
+/* Its withdrawal failed: it is due again in a while. */
+void registry_keep(struct registry *registry, struct registry_node *node, uint64_t now_ms);
 void registry_disconnect(struct registry *registry, struct registry_node *node);
 void registry_set_draining(struct registry *registry, struct registry_node *node, bool on);
 /* Something else that watchers show has changed. */

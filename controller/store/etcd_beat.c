@@ -152,7 +152,9 @@ void etcd_ahead(struct store *store, uint64_t revision)
 {
 	struct etcd *e = (struct etcd *)store;
 
-	if (revision > e->ahead)
+	/* A young epoch has lost nothing yet; and one agent that is wrong must not
+	 * keep the mesh beginning anew. */
+	if (!store->is_fresh && revision > e->ahead)
 		e->ahead = revision;
 }
 

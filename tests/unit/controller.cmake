@@ -16,6 +16,8 @@ mcmesh_test(test_controller_feed
 	SOURCES unit/controller/feed.c unit/controller/harness.c LIBS mcmesh_controller)
 mcmesh_test(test_controller_etcd
 	SOURCES unit/controller/etcd.c unit/controller/etcd_server.c LIBS mcmesh_store)
+mcmesh_test(test_controller_shared SOURCES unit/controller/shared.c unit/controller/harness.c
+	unit/controller/etcd_server.c LIBS mcmesh_controller)
 
 # Not a test: prints what the controller's log costs at scale.
 add_executable(mcmesh-bench-plan EXCLUDE_FROM_ALL bench/plan.c)

@@ -25,7 +25,7 @@ bool etcd_is_installed(void)
 	return access(PROGRAM, X_OK) == 0;
 }
 
-static int free_port(void)
+int etcd_free_port(void)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), port;
@@ -133,8 +133,8 @@ void etcd_cluster_start(struct etcd_cluster *c, int n)
 	for (int i = 0; i < n; i++) {
 		struct etcd_member *m = &c->members[i];
 
-		m->client_port = free_port();
-		m->peer_port = free_port();
+		m->client_port = etcd_free_port();
+		m->peer_port = etcd_free_port();
 		at += (size_t)snprintf(c->initial + at, sizeof(c->initial) - at,
 				       "%sm%d=http://127.0.0.1:%d", i ? "," : "", i, m->peer_port);
 		end += (size_t)snprintf(c->endpoints + end, sizeof(c->endpoints) - end,

@@ -23,6 +23,8 @@ struct etcd_cluster {
 };
 
 bool etcd_is_installed(void);
+/* Of loopback; nobody else has it now. */
+int etcd_free_port(void);
 /* Until every member answers. */
 void etcd_cluster_start(struct etcd_cluster *cluster, int n);
 void etcd_member_start(struct etcd_cluster *cluster, int member);

@@ -2,7 +2,7 @@
 #include "harness.h"
 
 struct rpc *rpc;
-struct controller *c;
+struct controller *c, *second;
 struct controller_config *config;
 struct rpc_channel *channel;
 char target[32], ask_text[256];
@@ -10,8 +10,12 @@ int listen_ports[2];
 
 void turn(void)
 {
-	uint64_t now = controller_now_ms(), next = controller_turn(c, now);
+	uint64_t now = controller_now_ms(), next = controller_turn(c, now), its;
 
+	if (second) {
+		its = controller_turn(second, now);
+		next = its < next ? its : next;
+	}
 	rpc_poll(rpc, next < now + 50 ? next : now + 50);
 }
 

@@ -19,6 +19,7 @@
 
 extern struct rpc *rpc;
 extern struct controller *c;
+extern struct controller *second; /* a second one that has its turn too; or NULL */
 extern struct controller_config *config;
 extern struct rpc_channel *channel;
 extern char target[32];	    /* of the channel */
