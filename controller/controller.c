@@ -156,6 +156,16 @@ static void registry_publish(struct controller_box *box)
 	box->published = registry_serial(c->registry);
 }
 
+static void sessions_shed(struct controller *c, const char *reason)
+{
+	struct session *s, *next;
+
+	for (s = sessions_first(c->sessions); s; s = next) {
+		next = TAILQ_NEXT(s, all);
+		session_end(s, RPC_UNAVAILABLE, reason);
+	}
+}
+
 /* A controller that cannot follow the store has no business with agents; what
  * they did meanwhile it does not know, so silence so far proves nothing. */
 static void store_turn(struct controller *c, uint64_t now_ms)
@@ -174,7 +184,7 @@ static void store_turn(struct controller *c, uint64_t now_ms)
 		return;
 	}
 	log_error("the store makes no progress: agents have to go elsewhere");
-	sessions_shed(c->sessions, "this controller has lost its store: connect elsewhere");
+	sessions_shed(c, "this controller has lost its store: connect elsewhere");
 }
 
 /* ---- removal ---------------------------------------------------------------------- */
@@ -516,8 +526,8 @@ int controller_renew(struct controller *c, const char *node)
 	log_renew(c->log, c->store->epoch);
 	registry_begin_again(c->registry, controller_now_ms());
 	expect_known(c);
-	sessions_shed(c->sessions, "the controller's store is an older copy, a new epoch begins: "
-				   "connect again");
+	sessions_shed(c, "the controller's store is an older copy, a new epoch begins: "
+			 "connect again");
 	return 0;
 }
 

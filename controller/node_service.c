@@ -765,16 +765,6 @@ void sessions_drain(struct sessions *ss, const char *reason)
 	}
 }
 
-void sessions_shed(struct sessions *ss, const char *reason)
-{
-	struct session *s, *next;
-
-	for (s = TAILQ_FIRST(&ss->all); s; s = next) {
-		next = TAILQ_NEXT(s, all);
-		session_end(s, RPC_UNAVAILABLE, reason);
-	}
-}
-
 bool session_has_applied(const struct session *s, uint64_t revision)
 {
 	for (size_t i = 0; i < s->n_subs; i++) {

@@ -112,8 +112,6 @@ extern const size_t node_service_n_methods;
 /* Heartbeats and timeouts; the next deadline. */
 uint64_t sessions_turn(struct sessions *sessions, uint64_t now_ms);
 void sessions_drain(struct sessions *sessions, const char *reason);
-/* Ends every stream; the controller goes on. */
-void sessions_shed(struct sessions *sessions, const char *reason);
 size_t sessions_count(const struct sessions *sessions);
 /* Ends the session with a status; its subs and queries go at once. */
 void session_end(struct session *s, int status, const char *text);
