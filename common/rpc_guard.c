@@ -32,13 +32,13 @@
 /* Descriptors that are left when the door is shut: for what waits for accept(2)
  * then, what came since the last look, and everything else. */
 #define GUARD_RESERVE 8192
-#define GUARD_BACKLOG 1024
+#define GUARD_BACKLOG 4096
 #define GUARD_LOOK_MS 50
 
 struct rpc_guard {
 	int *fds; /* the library's: not ours to close */
 	size_t n;
-	int shut_at, open_at;
+	int reserve, shut_at, open_at;
 	bool is_shut;
 	atomic_uint_fast64_t shut;
 	pthread_t thread;
@@ -59,16 +59,32 @@ static bool listens_on(int fd, int port)
 	       ntohs(address.sin6_port) == port;
 }
 
+static void guard_measure(struct rpc_guard *guard)
+{
+	struct rlimit limit = { 0 };
+	rlim_t files, reserve;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	files = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
+	reserve = files / 4 * 3 < GUARD_RESERVE ? files / 4 * 3 : GUARD_RESERVE;
+	guard->reserve = (int)reserve;
+	guard->shut_at = (int)(files - reserve);
+	guard->open_at = guard->shut_at - guard->shut_at / 8;
+}
+
 static int guard_add(struct rpc_guard *guard, int fd)
 {
 	int *fds = reallocarray(guard->fds, guard->n + 1, sizeof(*fds));
+	int backlog;
 
 	if (!fds)
 		return -ENOMEM;
 	guard->fds = fds;
 	guard->fds[guard->n++] = fd;
-	/* A shorter queue than the library's: it counts against the reserve. */
-	return listen(fd, GUARD_BACKLOG) < 0 ? -errno : 0;
+	/* What waits there counts against the reserve: not more than half of it. */
+	guard_measure(guard);
+	backlog = guard->reserve / 2 < GUARD_BACKLOG ? guard->reserve / 2 : GUARD_BACKLOG;
+	return listen(fd, backlog) < 0 ? -errno : 0;
 }
 
 static struct rpc_guard *guard_new(void)
@@ -101,18 +117,6 @@ int rpc_guard_listen(struct rpc_guard **guard, int port)
 	}
 	closedir(dir);
 	return r;
-}
-
-static void guard_measure(struct rpc_guard *guard)
-{
-	struct rlimit limit = { 0 };
-	rlim_t files, reserve;
-
-	getrlimit(RLIMIT_NOFILE, &limit);
-	files = limit.rlim_cur < INT32_MAX ? limit.rlim_cur : INT32_MAX;
-	reserve = files / 4 * 3 < GUARD_RESERVE ? files / 4 * 3 : GUARD_RESERVE;
-	guard->shut_at = (int)(files - reserve);
-	guard->open_at = guard->shut_at - guard->shut_at / 8;
 }
 
 static void guard_set(struct rpc_guard *guard, bool shut)

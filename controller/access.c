@@ -85,7 +85,16 @@ static bool is_node(const struct rpc_identity *identity, const char *node)
 	snprintf(uri, sizeof(uri), ACCESS_NODE "%s", node);
 	if (rpc_identity_has(identity, RPC_NAME_URI, uri))
 		return true;
-	return roles == ACCESS_BY_NODE && rpc_identity_has(identity, RPC_NAME_DNS, node);
+	if (roles != ACCESS_BY_NODE)
+		return false;
+	/* With case: records and the log tell n1 from N1. */
+	for (size_t i = 0; i < identity->n_names; i++) {
+		const struct rpc_name *n = &identity->names[i];
+
+		if (n->kind == RPC_NAME_DNS && strcmp(n->text, node) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* ---- calls ----------------------------------------------------------------------- */

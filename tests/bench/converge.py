@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""./dev bench converge: times of change in a 3-node lab, release programs."""
+"""./dev bench converge [LAB OPTION…]: times of change in a 3-node lab, release programs.
+
+Options are those of `./dev lab up`, e.g. --tls or --store sqlite."""
 import json
 import pathlib
 import platform
@@ -48,7 +50,7 @@ def main():
     subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-o", program,
                     TOP / "tests/bench/converge.c"], check=True)
     # fast_leave: else the last member query time (2 s) is what a leave shows.
-    if subprocess.run([*LAB, "up", "--agent-set", "gmp.fast_leave=true"],
+    if subprocess.run([*LAB, "up", "--agent-set", "gmp.fast_leave=true", *sys.argv[1:]],
                       stdout=subprocess.DEVNULL).returncode:
         return 1
     results, rows = {}, [("CASE", "WHAT", "N", "P50 ms", "P95 ms", "P99 ms", "MAX ms")]

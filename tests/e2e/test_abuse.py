@@ -153,7 +153,7 @@ def test_nearly_no_descriptors_left(tls_lab):
     """A limit that strangers can reach: new connections wait, sessions go on, and
     the listener lives (accept(2) without a free descriptor would end it)."""
     pid = programs.pid_of(programs.RUN / "c1")
-    old = resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, resource.prlimit(
+    old = resource.prlimit(pid, resource.RLIMIT_NOFILE, (12288, resource.prlimit(
         pid, resource.RLIMIT_NOFILE)[1]))
     log = programs.RUN / "c1/controller.log"
     group, socks = tls_lab.new_group(), []

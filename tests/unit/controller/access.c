@@ -288,10 +288,12 @@ Test(access, an_agent_is_the_node_of_its_certificate)
 	cr_assert_eq(hello_as("n1", "n1", 2, text), RPC_PERMISSION_DENIED);
 	cr_assert_not_null(strstr(text, "node n1 may not use the VTEP 203.0.113.2"), "%s", text);
 	cr_assert_eq(hello_as("n2", "n2", 3, text), RPC_PERMISSION_DENIED);
+	/* Another case is another node, of which the records say nothing. */
+	cr_assert_eq(hello_as("n3", "N3", 3, text), RPC_PERMISSION_DENIED);
 	/* Where a controller is reached makes it no node. */
 	cr_assert_eq(hello_as("c1", "n7", 7, text), RPC_PERMISSION_DENIED);
 	cr_assert_eq(hello_as("ann", "n1", 1, text), RPC_PERMISSION_DENIED);
-	cr_assert_eq(c->counters.hellos_denied, 3);
+	cr_assert_eq(c->counters.hellos_denied, 4);
 	cr_assert_eq(c->counters.calls_denied, 2);
 	down();
 }
