@@ -41,7 +41,7 @@ struct file_limits {
 struct file {
 	char **listen;
 	unsigned int listen_count;
-	char *store, *name, *advertise;
+	char *store, *name, *advertise, *metrics;
 	struct controller_etcd *etcd;
 	uint32_t *heartbeat_ms, *stale_ms, *hold_ms, *coalesce_ms, *log_tombstones;
 	struct file_limits *limits;
@@ -84,6 +84,8 @@ static const cyaml_schema_field_t fields[] = {
 			       store, 1, 1023),
 	CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file, name,
 			       1, 63),
+	CYAML_FIELD_STRING_PTR("metrics", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, struct file,
+			       metrics, 1, 255),
 	OPTIONAL_NUMBER(struct file, heartbeat_ms),
 	OPTIONAL_NUMBER(struct file, stale_ms),
 	OPTIONAL_NUMBER(struct file, hold_ms),
@@ -187,6 +189,8 @@ static int strings_take(const struct file *f, struct controller_config *c)
 	c->listen = calloc((f->listen_count ? f->listen_count : 1) + 1, sizeof(*c->listen));
 	if (!c->store || !c->name || !c->listen)
 		return -ENOMEM;
+	if (f->metrics && !(c->metrics = strdup(f->metrics)))
+		return -ENOMEM;
 	for (unsigned int i = 0; i < (f->listen_count ? f->listen_count : 1); i++) {
 		c->listen[i] = strdup(f->listen_count ? f->listen[i] : DEFAULT_LISTEN);
 		if (!c->listen[i])
@@ -250,6 +254,7 @@ void controller_config_free(struct controller_config *c)
 	config_tls_free(c->tls);
 	free(c->store);
 	free(c->name);
+	free(c->metrics);
 	free(c);
 }
 

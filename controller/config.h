@@ -7,6 +7,7 @@
  *   listen: [0.0.0.0:7797]
  *   store: sqlite:/var/lib/mcmesh/controller.db   # or etcd:HOST:PORT[,HOST:PORT…], memory
  *   name: c1                  # default: the host name
+ *   metrics: 127.0.0.1:9797   # /metrics, /healthz, / over HTTP; default: none
  *   heartbeat_ms: 600
  *   stale_ms: 2000
  *   hold_ms: 120000
@@ -69,6 +70,7 @@ struct controller_config {
 	unsigned int listen_count;
 	char *store;
 	char *name;
+	char *metrics; /* where HTTP shows them; NULL: nowhere */
 	uint32_t heartbeat_ms, stale_ms, hold_ms, coalesce_ms, log_tombstones;
 	struct controller_limits limits;
 	struct controller_segment *segments; /* one each; only those that say something */

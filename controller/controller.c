@@ -20,9 +20,11 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/http.h"
 #include "common/rpc_tls.h"
 #include "controller/access.h"
 #include "controller/mesh_service.h"
+#include "controller/metrics.h"
 #include "controller/node_service.h"
 #include "controller/open.h"
 #include "controller/peers.h"
@@ -205,6 +207,7 @@ static void removed(void *userdata, int result, uint64_t revision)
 		if (node && node->removing && !node->session)
 			registry_remove(removal->c->registry, node);
 	} else if (node && node->removing) {
+		removal->c->counters.store_errors++;
 		registry_keep(removal->c->registry, node, controller_now_ms());
 	}
 	free(removal);
@@ -329,6 +332,7 @@ uint64_t controller_turn(struct controller *c, uint64_t now_ms)
 	struct controller_box *box = (struct controller_box *)c;
 	uint64_t next;
 
+	http_turn(c->http);
 	store_turn(c, now_ms);
 	trouble_turn(box, now_ms);
 	if (c->again && !c->draining)
@@ -568,6 +572,8 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (r < 0)
 		return r;
 	r = serve(box, ret_ports, why);
+	if (r == 0)
+		r = controller_metrics_start(c, why);
 	if (r < 0)
 		return r;
 	*ret_controller = TAKE_PTR(c);
@@ -578,6 +584,7 @@ void controller_free(struct controller *c)
 {
 	if (!c)
 		return;
+	http_free(c->http);
 	rpc_server_free(c->server);
 	rpc_tls_free(c->tls);
 	/* Whoever waits for the store hears of its end. */

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/metrics.h"
 #include "common/rpc.h"
 #include "controller/config.h"
 #include "controller/plan/log.h"
@@ -28,16 +29,25 @@ struct watches;
 struct mesh;
 struct queries;
 struct peers;
+struct http;
 
 struct controller_counters {
 	uint64_t sessions, takeovers, conflicts, refused_hellos;
 	uint64_t reports, reports_repeated, rows_refused, rows_widened;
 	uint64_t deltas, delta_bytes_built, snapshots, chunks, bookmarks;
 	uint64_t resync_digest, resync_behind, resync_ahead, digest_alarms;
+	uint64_t store_errors; /* what the store could not do */
 	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;
 	/* segments_refused: subscriptions to segments that are not the node's. */
 	uint64_t calls_denied, hellos_denied, segments_refused, handshakes_failed;
 	uint64_t doors_shut; /* see rpc_server_counters */
+};
+
+struct controller_times {
+	/* From a change's revision to an agent's acknowledgement of it. */
+	struct metrics_histogram append_to_ack;
+	/* From a report's arrival to its commit. */
+	struct metrics_histogram report_to_commit;
 };
 
 struct controller {
@@ -58,6 +68,8 @@ struct controller {
 	struct queries *queries;
 	struct peers *peers;
 	struct controller_counters counters;
+	struct controller_times times;
+	struct http *http; /* NULL: no metrics */
 	bool draining, stopped, failed;
 	/* What it knows of the store is no longer true: it drains, and after it
 	 * stopped a new one has to begin from what the store says. */
@@ -84,6 +96,7 @@ int controller_reload(struct controller *c, struct controller_config *config);
 void controller_drain(struct controller *c, const char *reason);
 
 uint64_t controller_now_ms(void);
+uint64_t controller_now_us(void);
 
 /* An agent knows revisions of the log's epoch that the log never had: begins a new
  * epoch, once, and ends all sessions. -ENOTSUP: the store has no such. */

@@ -42,6 +42,11 @@ struct cached {
 	struct rpc_bytes *bytes;
 };
 
+/* When a revision of the segment came into the log. */
+struct appended {
+	uint64_t revision, at_us;
+};
+
 struct feed_segment {
 	struct log_segment *segment;
 	LIST_HEAD(, sub) subs;
@@ -50,6 +55,8 @@ struct feed_segment {
 	TAILQ_ENTRY(feed_segment) link, all;
 	struct cached cache[FEED_CACHE];
 	unsigned int next_cache;
+	struct appended times[FEED_TIMES]; /* a ring */
+	uint64_t n_times;		   /* ever written */
 };
 
 struct feed {
@@ -134,11 +141,44 @@ static void sub_paid(struct feed *feed, struct sub *sub)
 	sub->owed = false;
 }
 
+static struct appended *time_at(const struct feed_segment *fs, uint64_t i)
+{
+	return (struct appended *)&fs->times[i % FEED_TIMES];
+}
+
+static void time_note(struct feed_segment *fs)
+{
+	uint64_t revision = fs->segment->revision;
+
+	if (fs->n_times && time_at(fs, fs->n_times - 1)->revision == revision)
+		return;
+	*time_at(fs, fs->n_times++) = (struct appended){ revision, controller_now_us() };
+}
+
+/* The first revision after this one whose time is known, or NULL. */
+static const struct appended *time_after(const struct feed_segment *fs, uint64_t revision)
+{
+	uint64_t low = fs->n_times > FEED_TIMES ? fs->n_times - FEED_TIMES : 0, high = fs->n_times;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (time_at(fs, middle)->revision <= revision)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < fs->n_times ? time_at(fs, low) : NULL;
+}
+
 void feed_changed(struct feed *feed, struct log_segment *segment)
 {
 	struct feed_segment *fs = segment->userdata;
 
-	if (!fs || fs->dirty || LIST_EMPTY(&fs->subs))
+	if (!fs || LIST_EMPTY(&fs->subs))
+		return;
+	time_note(fs);
+	if (fs->dirty)
 		return;
 	fs->dirty = true;
 	TAILQ_INSERT_TAIL(&feed->dirty, fs, link);
@@ -426,6 +466,7 @@ void feed_join(struct feed *feed, struct session *s)
 		struct feed_segment *fs = segment_get(feed, s->subs[i].segment);
 
 		LIST_INSERT_HEAD(&fs->subs, &s->subs[i], of_segment);
+		s->subs[i].begun = log_revision(feed->c->log);
 		sub_start(feed, &s->subs[i], same);
 	}
 }
@@ -535,6 +576,41 @@ static int sub_cmp(const void *key, const void *element)
 	return (segment > sub->segment->id) - (segment < sub->segment->id);
 }
 
+static uint64_t sub_unacked(const struct sub *sub)
+{
+	return sub->acked > sub->begun ? sub->acked : sub->begun;
+}
+
+/* What the agent was told before counts from its oldest change. */
+static void ack_time(struct feed *feed, const struct sub *sub, uint64_t revision)
+{
+	const struct appended *first = time_after(sub->segment->userdata, sub_unacked(sub));
+
+	if (first && first->revision <= revision)
+		metrics_observe_us(&feed->c->times.append_to_ack,
+				   controller_now_us() - first->at_us);
+}
+
+void feed_lag(const struct feed *feed, const struct session *s, uint64_t now_us,
+	      struct feed_lag *ret_lag)
+{
+	struct feed_lag lag = { 0 };
+
+	for (size_t i = 0; i < s->n_subs; i++) {
+		const struct sub *sub = &s->subs[i];
+		const struct appended *first = time_after(sub->segment->userdata, sub_unacked(sub));
+		uint64_t revisions;
+
+		if (sub->acked >= sub->segment->revision)
+			continue;
+		revisions = sub->segment->revision - sub->acked;
+		lag.revisions = revisions > lag.revisions ? revisions : lag.revisions;
+		if (first && now_us - first->at_us > lag.us)
+			lag.us = now_us - first->at_us;
+	}
+	*ret_lag = lag;
+}
+
 void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack)
 {
 	uint32_t segment = ack->segment;
@@ -542,9 +618,38 @@ void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck
 
 	if (!sub || ack->revision > sub->sent)
 		return;
-	if (ack->revision > sub->acked)
+	if (ack->revision > sub->acked) {
+		ack_time(feed, sub, ack->revision);
 		sub->acked = ack->revision;
+	}
 	ack_compare(feed, sub, ack);
+}
+
+bool session_has_applied(const struct session *s, uint64_t revision)
+{
+	for (size_t i = 0; i < s->n_subs; i++) {
+		const struct sub *sub = &s->subs[i];
+
+		if (sub->wants_snapshot || sub->in_snapshot ||
+		    (sub->acked < revision && sub->acked < sub->segment->revision))
+			return false;
+	}
+	return true;
+}
+
+uint64_t session_applied(const struct session *s)
+{
+	uint64_t applied = log_revision(s->c->log);
+
+	for (size_t i = 0; i < s->n_subs; i++) {
+		const struct sub *sub = &s->subs[i];
+
+		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
+		     sub->in_snapshot) &&
+		    sub->acked < applied)
+			applied = sub->acked;
+	}
+	return applied;
 }
 
 /* ---- the turn -------------------------------------------------------------------- */

@@ -272,6 +272,12 @@ static void session_release(struct session *s)
 		session_free(s);
 }
 
+static void session_store_failed(struct session *s)
+{
+	s->c->counters.store_errors++;
+	session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
+}
+
 static void node_committed(void *userdata, int result, uint64_t revision)
 {
 	struct session *s = userdata;
@@ -279,7 +285,7 @@ static void node_committed(void *userdata, int result, uint64_t revision)
 	if (result == -ESTALE)
 		session_end(s, RPC_ABORTED, "a newer session of this node took over");
 	else if (result < 0)
-		session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
+		session_store_failed(s);
 	session_release(s);
 }
 
@@ -365,7 +371,7 @@ static void session_decided(void *userdata, int result, uint64_t id, uint64_t la
 	} else if (result == -ESTALE) {
 		hello_fail(s, RPC_ABORTED, "a newer session of this node took over");
 	} else if (result < 0) {
-		hello_fail(s, RPC_UNAVAILABLE, STORE_FAILED);
+		session_store_failed(s);
 	} else {
 		s->id = id;
 		s->last_sequence = last_sequence;
@@ -490,6 +496,7 @@ static void report_committed(void *userdata, int result, uint64_t revision)
 	s->committing = false;
 	if (result == 0) {
 		s->last_sequence = p->sequence;
+		metrics_observe_us(&s->c->times.report_to_commit, controller_now_us() - p->at_us);
 		/* The others wait for the change, the reporter only for a receipt. */
 		feed_hurry(s->c->feed, controller_now_ms());
 		if (s->state == SESSION_ACTIVE)
@@ -499,7 +506,7 @@ static void report_committed(void *userdata, int result, uint64_t revision)
 	} else if (result == -ESTALE) {
 		session_end(s, RPC_ABORTED, "a newer session of this node took over");
 	} else {
-		session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
+		session_store_failed(s);
 	}
 	pending_free(p);
 	reports_run(s);
@@ -619,6 +626,7 @@ static void on_report(struct session *s, const Mcmesh__V1__Report *m)
 	}
 	p->report = TAKE_PTR(s->gathering);
 	p->sequence = m->sequence;
+	p->at_us = controller_now_us();
 	p->full = full;
 	TAILQ_INSERT_TAIL(&s->reports, p, link);
 	s->n_reports++;
@@ -763,31 +771,4 @@ void sessions_drain(struct sessions *ss, const char *reason)
 			session_send(s, &m);
 		session_end(s, RPC_UNAVAILABLE, reason);
 	}
-}
-
-bool session_has_applied(const struct session *s, uint64_t revision)
-{
-	for (size_t i = 0; i < s->n_subs; i++) {
-		const struct sub *sub = &s->subs[i];
-
-		if (sub->wants_snapshot || sub->in_snapshot ||
-		    (sub->acked < revision && sub->acked < sub->segment->revision))
-			return false;
-	}
-	return true;
-}
-
-uint64_t session_applied(const struct session *s)
-{
-	uint64_t applied = log_revision(s->c->log);
-
-	for (size_t i = 0; i < s->n_subs; i++) {
-		const struct sub *sub = &s->subs[i];
-
-		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
-		     sub->in_snapshot) &&
-		    sub->acked < applied)
-			applied = sub->acked;
-	}
-	return applied;
 }

@@ -32,6 +32,7 @@
 #define FEED_AHEAD_MS	 5000 /* an agent that is ahead waits so long for this controller */
 #define FEED_BOOKMARK_MS 5000
 #define FEED_REST_MAX_MS 100 /* after a long round */
+#define FEED_TIMES	 256 /* newest revisions of a segment whose time is known */
 
 struct session;
 
@@ -40,6 +41,7 @@ struct sub {
 	struct session *session;
 	struct log_segment *segment;
 	uint64_t sent, acked;
+	uint64_t begun; /* what is newer than this was in the log after the session began */
 	/* Acks below it speak of a state that never was in the log. */
 	uint64_t comparable_from;
 	bool comparable;
@@ -68,7 +70,7 @@ enum session_state {
 
 struct pending_report {
 	struct report *report;
-	uint64_t sequence;
+	uint64_t sequence, at_us;
 	bool full;
 	TAILQ_ENTRY(pending_report) link;
 };
@@ -118,9 +120,6 @@ void session_end(struct session *s, int status, const char *text);
 int session_send(struct session *s, const Mcmesh__V1__ControllerMessage *message);
 void session_was_sent(struct session *s);
 struct session *sessions_first(struct sessions *sessions);
-/* Has the session acknowledged everything up to the revision, as it is? */
-bool session_has_applied(const struct session *s, uint64_t revision);
-uint64_t session_applied(const struct session *s);
 
 /* ---- query.c --------------------------------------------------------------- */
 
@@ -152,5 +151,16 @@ void feed_leave(struct feed *feed, struct session *s);
 void feed_drained(struct feed *feed, struct session *s);
 void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack);
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms);
+/* Has the session acknowledged everything up to the revision, as it is? */
+bool session_has_applied(const struct session *s, uint64_t revision);
+uint64_t session_applied(const struct session *s);
+
+/* How far the session's acknowledgements are behind the log: the most of its
+ * segments. The time reaches back as far as FEED_TIMES revisions. */
+struct feed_lag {
+	uint64_t revisions, us;
+};
+void feed_lag(const struct feed *feed, const struct session *s, uint64_t now_us,
+	      struct feed_lag *ret_lag);
 /* The same from inside a callback, unless the loop is at it already. */
 void feed_hurry(struct feed *feed, uint64_t now_ms);

@@ -46,7 +46,9 @@
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/http.h"
 #include "common/log.h"
+#include "node/metrics.h"
 #include "common/rpc_tls.h"
 
 uint64_t agent_now_ms(void)
@@ -639,6 +641,8 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 		r = sources_init(a);
 	if (r >= 0)
 		r = agent_service_start(a, why);
+	if (r >= 0)
+		r = agent_metrics_start(a, why);
 	return r;
 }
 
@@ -698,6 +702,7 @@ void agent_free(struct agent *a)
 	/* Nothing settles any more: what is in the maps stays as it is. */
 	sd_event_source_disable_unref(a->post);
 	sd_event_source_disable_unref(a->timer);
+	http_free(a->http);
 	agent_link_free(a->link);
 	if (a->server)
 		server_stop(a);

@@ -75,6 +75,7 @@ struct agent {
 	struct rpc *rpc;
 	struct rpc_tls *tls; /* NULL: plaintext */
 	struct rpc_server *server;
+	struct http *http; /* NULL: no metrics */
 	struct datapath *datapath;
 	struct rtnl *rtnl;
 	struct gmp *gmp;

@@ -97,7 +97,7 @@ struct raw_limits {
 };
 
 struct raw {
-	char *node, *vtep, *socket, *socket_group, *state_dir, *bpf_root;
+	char *node, *vtep, *socket, *socket_group, *metrics, *state_dir, *bpf_root;
 	char **controllers;
 	uint32_t n_controllers;
 	int *attach, *log_level;
@@ -183,6 +183,7 @@ static const cyaml_schema_field_t raw_fields[] = {
 	TEXT("vtep", raw, vtep),
 	TEXT("socket", raw, socket),
 	TEXT("socket_group", raw, socket_group),
+	TEXT("metrics", raw, metrics),
 	TEXT("state_dir", raw, state_dir),
 	TEXT("bpf_root", raw, bpf_root),
 	CYAML_FIELD_SEQUENCE_COUNT("controllers", OPTIONAL, struct raw, controllers, n_controllers,
@@ -376,6 +377,8 @@ static int apply_paths(const struct raw *raw, struct node_config *c, char *why)
 	if (r < 0)
 		return r;
 	if (raw->socket_group && copy_text(raw->socket_group, "", &c->socket_group) < 0)
+		return -ENOMEM;
+	if (raw->metrics && !(c->metrics = strdup(raw->metrics)))
 		return -ENOMEM;
 	r = apply_path("state_dir", raw->state_dir, DEFAULT_STATE_DIR, TEXT_MAX, &c->state_dir,
 		       why);
@@ -579,6 +582,7 @@ void node_config_free(struct node_config *config)
 	free(config->node);
 	free(config->socket);
 	free(config->socket_group);
+	free(config->metrics);
 	free(config->state_dir);
 	free(config->overlay_device);
 	config_tls_free(config->tls);

@@ -11,6 +11,7 @@
  *   controllers: [203.0.113.250:7797]   # any of them serves; none: the node works alone
  *   socket: /run/mcmesh/agent.sock
  *   socket_group: mcmesh            # may use the socket too; default: root only
+ *   metrics: 127.0.0.1:9798         # /metrics, /healthz, / over HTTP; default: none
  *   state_dir: /var/lib/mcmesh      # the instance id and start count
  *   bpf_root: /sys/fs/bpf/mcmesh
  *   attach: auto                    # auto | tcx | clsact
@@ -52,6 +53,7 @@ struct node_config {
 	char **controllers; /* NULL-terminated, maybe empty */
 	char *socket;
 	char *socket_group; /* NULL: as the process */
+	char *metrics;	    /* where HTTP shows them; NULL: nowhere */
 	char *state_dir;
 	char *overlay_device;
 	uint16_t overlay_port;

@@ -42,6 +42,11 @@ SAMPLES = {
         {"bpf/a.def": 'X(A, "a", "some words")\nX(A, "a", "some words")\n'},
     ],
     "counters-documented": [{"bpf/a.def": 'X(A, "a", "some words")\n', "docs/counters.md": ""}],
+    "metrics-documented": [
+        {"node/metrics.def": 'ONE(x, "mcmesh_a", "counter", "some words")\n'},
+        {"node/metrics.def": 'ONE(x, "mcmesh_a_total", "gauge", "some words")\n'},
+        {"node/metrics.def": 'ONE(x, "mcmesh_a", "gauge", "a")\n'},
+    ],
     "shellcheck": [{"dev": "#!/bin/bash\ncd $1\n"}],
     "no-trailing-space": [{"common/a.c": "int a; \n"}],
 }

@@ -148,6 +148,11 @@ void sim_fail(const char *format, ...)
 
 /* ---- in place of the product's ------------------------------------------------------- */
 
+uint64_t controller_now_us(void)
+{
+	return controller_now_ms() * 1000;
+}
+
 uint64_t controller_now_ms(void)
 {
 	return sim_now_ms();
