@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the controller could use besides, and does not here: TLS, etcd, a poll. */
+/* What the controller could use besides, and does not here: TLS, etcd, a poll, metrics. */
 #include <errno.h>
 
 #include "common/rpc.h"
 #include "common/rpc_tls.h"
+#include "controller/metrics.h"
 #include "controller/store/store.h"
 
 const struct store_ops store_etcd_ops = { .scheme = "etcd" };
+
+int controller_metrics_start(struct controller *c, char why[CONTROLLER_WHY_MAX])
+{
+	return 0;
+}
 
 int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 {

@@ -3,7 +3,7 @@
 # reaches. What the sim defines itself (rpc.h, clock, log) comes before the
 # libraries, so theirs is not linked.
 get_target_property(sim_controller mcmesh_controller SOURCES)
-list(REMOVE_ITEM sim_controller clock.c transfer.c)
+list(REMOVE_ITEM sim_controller clock.c metrics.c transfer.c)
 list(TRANSFORM sim_controller PREPEND ${CMAKE_SOURCE_DIR}/controller/)
 get_target_property(sim_libs mcmesh_controller LINK_LIBRARIES)
 get_target_property(sim_node mcmesh_node_core SOURCES)
