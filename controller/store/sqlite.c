@@ -44,10 +44,10 @@
  * A write that fails at run time changes nothing: the transaction is rolled
  * back, what waits is kept in its order and tried again, `trouble` says why.
  * Reports wait (their agents keep them until they are answered); operators and
- * new sessions are told at once. Checkpoints, which do wait for the disk, are
- * made when nothing came for a while.
+ * new sessions are told at once.
  *
- * One thread; readers (--export) may have the file open beside it.
+ * Checkpoints, which do wait for the disk, have a thread of their own
+ * (sqlite_checkpoint.c). Readers (--export) may have the file open beside it.
  */
 #include <errno.h>
 #include <limits.h>
@@ -139,6 +139,9 @@ static int begin(struct sqlite *s, char why[STORE_WHY_MAX])
 		snprintf(why, STORE_WHY_MAX, "store %.150s: cannot write beside it: %s", s->path,
 			 strerror(-r));
 	s->begun = r == 0;
+	/* Without it the loop waits for checkpoints itself. */
+	if (r == 0)
+		checkpointer_new(s->path, &s->checkpointer);
 	return r;
 }
 
@@ -205,6 +208,7 @@ static void sqlite_close(struct store *store)
 		STAILQ_REMOVE_HEAD(&s->queue, link);
 		item_fail(item, -ECANCELED);
 	}
+	checkpointer_free(s->checkpointer);
 	if (s->begun)
 		close_clean(s);
 	sqlite_free(s);
@@ -524,25 +528,29 @@ static void commit_queued(struct sqlite *s, uint64_t now_ms)
 	s->retry_ms = 0;
 	s->store.floor = floor;
 	s->complete_due = false;
-	s->committed_ms = now_ms;
 	while ((item = STAILQ_FIRST(&items))) {
 		STAILQ_REMOVE_HEAD(&items, link);
 		item_answer(s, item);
 	}
 }
 
+/* When the next checkpoint is to begin. */
 static uint64_t checkpoint_ms(const struct sqlite *s)
 {
-	if (s->wal_pages >= SQLITE_CHECKPOINT_FORCED)
-		return s->committed_ms;
-	return s->wal_pages >= SQLITE_CHECKPOINT_PAGES ? s->committed_ms + SQLITE_IDLE_MS
-						       : UINT64_MAX;
+	return s->wal_pages >= SQLITE_CHECKPOINT_PAGES ? s->checkpoint_ms : UINT64_MAX;
 }
 
-/* The next write begins the WAL anew, if no reader holds it. */
+/* After one that took all, the next commit begins the WAL anew and says so. */
 static void checkpoint(struct sqlite *s, uint64_t now_ms)
 {
-	s->wal_pages = 0; /* of the next commit: SQLite says it again */
+	s->checkpoint_ms = now_ms + SQLITE_CHECKPOINT_MS;
+	s->store.failures += checkpointer_failures(s->checkpointer);
+	if (s->wal_pages < SQLITE_CHECKPOINT_FORCED && s->checkpointer) {
+		if (checkpointer_start(s->checkpointer))
+			s->wal_pages = 0;
+		return;
+	}
+	s->wal_pages = 0;
 	if (sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL) !=
 	    SQLITE_OK)
 		s->store.failures++;

@@ -186,7 +186,7 @@ static void db_close(sqlite3 *db)
 
 DEFINE_CLEANUP(sqlite3 *, db_close)
 
-static int db_open(const char *path, int flags, sqlite3 **ret_db)
+int sqlite_connect(const char *path, int flags, sqlite3 **ret_db)
 {
 	int rc = sqlite3_open_v2(
 		path, ret_db,
@@ -227,7 +227,7 @@ int sqlite_file_create(const char *path, char why[STORE_WHY_MAX])
 		return -ENAMETOOLONG;
 	}
 	unlink(name);
-	rc = db_open(name, SQLITE_OPEN_CREATE, &db);
+	rc = sqlite_connect(name, SQLITE_OPEN_CREATE, &db);
 	snprintf(application, sizeof(application), "PRAGMA application_id = %d", FILE_APPLICATION);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(db, application, NULL, NULL, NULL);
@@ -292,7 +292,7 @@ int sqlite_file_open(const char *path, bool only_load, sqlite3 **ret_db, char wh
 	_cleanup_(db_close_p)
 	sqlite3 *db = NULL;
 	long format = 0;
-	int rc = db_open(path, 0, &db), r;
+	int rc = sqlite_connect(path, 0, &db), r;
 
 	if (rc == SQLITE_OK && sqlite3_db_readonly(db, "main") && !only_load)
 		rc = SQLITE_READONLY;

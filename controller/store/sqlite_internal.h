@@ -12,12 +12,14 @@
 #define SQLITE_CEILING_BLOCK	 65536	    /* revisions between two writes of the seal */
 #define SQLITE_BATCH_ROWS	 8192	    /* of one transaction, about */
 #define SQLITE_FORGET_MAX	 4096	    /* deletions forgotten by one transaction */
-#define SQLITE_CHECKPOINT_PAGES	 1024	    /* of the WAL: when idle */
-#define SQLITE_CHECKPOINT_FORCED 8192	    /* in any case */
-#define SQLITE_IDLE_MS		 50
+#define SQLITE_CHECKPOINT_PAGES	 1024	    /* of the WAL: the thread begins */
+#define SQLITE_CHECKPOINT_FORCED 65536	    /* it cannot keep up: the loop waits once */
+#define SQLITE_CHECKPOINT_MS	 20	    /* between two beginnings */
 #define SQLITE_RETRY_MIN_MS	 50
 #define SQLITE_RETRY_MAX_MS	 1000
 #define SEAL_BOOT_MAX		 40
+
+struct checkpointer;
 
 /* The file PATH-lock: held locked, and what the last run said of PATH. */
 struct seal {
@@ -85,7 +87,9 @@ struct sqlite {
 	struct items queue;
 	uint64_t forget_to;
 	bool complete_due;
-	uint64_t retry_ms, retry_after_ms, committed_ms;
+	uint64_t retry_ms, retry_after_ms;
+	struct checkpointer *checkpointer;
+	uint64_t checkpoint_ms;
 	int wal_pages;
 	char trouble[STORE_WHY_MAX];
 };
@@ -99,10 +103,21 @@ int seal_write(const struct seal *seal);
 void seal_close(struct seal *seal);
 void seal_boot(char ret_boot[SEAL_BOOT_MAX]);
 
+/* ---- sqlite_checkpoint.c ------------------------------------------------------- */
+
+int checkpointer_new(const char *path, struct checkpointer **ret_checkpointer);
+/* Beside what goes on; false: it is at it already, or there is none (NULL). */
+bool checkpointer_start(struct checkpointer *checkpointer);
+/* Since the last time it was asked. */
+unsigned int checkpointer_failures(struct checkpointer *checkpointer);
+void checkpointer_free(struct checkpointer *checkpointer);
+
 /* ---- sqlite_file.c ------------------------------------------------------------- */
 
 /* Touches no file that is not a store of ours. */
 int sqlite_file_check(const char *path, bool *ret_exists, char why[STORE_WHY_MAX]);
+/* A connection that leaves the WAL alone when it is closed; SQLite's answer. */
+int sqlite_connect(const char *path, int flags, sqlite3 **ret_db);
 int sqlite_file_create(const char *path, char why[STORE_WHY_MAX]);
 int sqlite_file_open(const char *path, bool only_load, sqlite3 **ret_db, char why[STORE_WHY_MAX]);
 /* The sentence for what SQLite answered; the -errno that goes with it. */

@@ -22,6 +22,9 @@ mcmesh_test(test_controller_shared SOURCES unit/controller/shared.c unit/control
 # Not a test: prints what the controller's log costs at scale.
 add_executable(mcmesh-bench-plan EXCLUDE_FROM_ALL bench/plan.c)
 target_link_libraries(mcmesh-bench-plan PRIVATE mcmesh_controller)
+# Nor this: what keeping it in a file costs.
+add_executable(mcmesh-bench-store EXCLUDE_FROM_ALL bench/store.c)
+target_link_libraries(mcmesh-bench-store PRIVATE mcmesh_store)
 mcmesh_test(test_controller_access
 	SOURCES unit/controller/access.c unit/controller/harness.c LIBS mcmesh_controller)
 target_compile_definitions(test_controller_access PRIVATE SOURCE_DIR="${CMAKE_SOURCE_DIR}")
