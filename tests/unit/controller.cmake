@@ -16,6 +16,7 @@ mcmesh_test(test_controller_feed
 	SOURCES unit/controller/feed.c unit/controller/harness.c LIBS mcmesh_controller)
 mcmesh_test(test_controller_etcd
 	SOURCES unit/controller/etcd.c unit/controller/etcd_server.c LIBS mcmesh_store)
+target_compile_definitions(test_controller_etcd PRIVATE SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 mcmesh_test(test_controller_shared SOURCES unit/controller/shared.c unit/controller/harness.c
 	unit/controller/etcd_server.c LIBS mcmesh_controller)
 

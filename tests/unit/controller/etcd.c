@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/rpc.h"
+#include "common/rpc_tls.h"
 #include "controller/store/etcd_internal.h"
 #include "controller/store/store.h"
 #include "etcd_server.h"
@@ -84,10 +85,15 @@ static void turn(void)
 		cr_assert(condition);                        \
 	} while (0)
 
+/* What the next one is opened with. */
+static struct store_etcd_options how;
+
 static int side_try(struct side *s, const char *spec, const char *address)
 {
 	static const struct store_events events = { on_event, on_presence, on_draining, on_lost };
-	const struct store_options options = { .spec = spec, .rpc = rpc, .advertise = address };
+	const struct store_options options = {
+		.spec = spec, .rpc = rpc, .advertise = address, .etcd = &how
+	};
 	int r;
 
 	memset(s, 0, sizeof(*s));
@@ -537,4 +543,116 @@ Test(etcd_cluster, what_cannot_be_reached_is_said)
 	cr_assert(strstr(a.why, "HOST:PORT"));
 	cr_assert_eq(side_try(&a, "etcd:", "a:1"), -EINVAL);
 	a.store = NULL;
+}
+
+/* ---- login and TLS ------------------------------------------------------------------ */
+
+static void setup_login(void)
+{
+	setup_n(1);
+	if (!rpc)
+		return;
+	etcd_post(&cluster, "/v3/auth/user/add", "{\"name\":\"root\",\"password\":\"r\"}");
+	etcd_post(&cluster, "/v3/auth/user/grant", "{\"user\":\"root\",\"role\":\"root\"}");
+	etcd_post(&cluster, "/v3/auth/role/add", "{\"name\":\"mesh\"}");
+	/* "/mcmesh/" to "/mcmesh0", base64. */
+	etcd_post(&cluster, "/v3/auth/role/grant",
+		  "{\"name\":\"mesh\",\"perm\":{\"permType\":\"READWRITE\","
+		  "\"key\":\"L21jbWVzaC8=\",\"range_end\":\"L21jbWVzaDA=\"}}");
+	etcd_post(&cluster, "/v3/auth/user/add", "{\"name\":\"ann\",\"password\":\"secret\"}");
+	etcd_post(&cluster, "/v3/auth/user/grant", "{\"user\":\"ann\",\"role\":\"mesh\"}");
+	etcd_post(&cluster, "/v3/auth/enable", "{}");
+}
+
+TestSuite(etcd_login, .init = setup_login, .fini = teardown, .timeout = 120);
+
+static const char *password_is(const char *text)
+{
+	static char path[80];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/password", cluster.folder);
+	f = fopen(path, "w");
+	cr_assert_not_null(f);
+	fprintf(f, "%s\n", text);
+	fclose(f);
+	return path;
+}
+
+Test(etcd_login, a_user_with_the_prefix_is_enough)
+{
+	struct etcd *e;
+
+	how = (struct store_etcd_options){ .user = "ann", .password_file = password_is("secret") };
+	side_open(&a, "a:1");
+	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
+	cr_assert_eq(commit_members(&a, a.session, 1, 200, false), 0);
+	/* Its token is forgotten with the process that gave it: it logs in again. */
+	e = (struct etcd *)a.store;
+	etcd_member_kill(&cluster, 0);
+	etcd_member_start(&cluster, 0);
+	cr_assert_eq(commit_members(&a, a.session, 2, 201, false), 0);
+	cr_assert_gt(etcd_client_moves(e->client), 0);
+	side_open(&b, "b:1");
+	cr_assert_eq(members(&b), 201);
+}
+
+Test(etcd_login, who_may_not_is_told)
+{
+	char spec[160];
+
+	snprintf(spec, sizeof(spec), "etcd:%s", cluster.endpoints);
+	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
+	cr_assert_not_null(strstr(a.why, "etcd.user"), "%s", a.why);
+	how = (struct store_etcd_options){ .user = "ann", .password_file = password_is("wrong") };
+	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
+	cr_assert_not_null(strstr(a.why, "invalid user ID or password"), "%s", a.why);
+	how.prefix = "/other/";
+	how.password_file = password_is("secret");
+	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
+	cr_assert_not_null(strstr(a.why, "permission denied"), "%s", a.why);
+	how.prefix = "/other";
+	cr_assert_eq(side_try(&a, spec, "a:1"), -EINVAL);
+	a.store = NULL;
+}
+
+static struct rpc_tls *tls;
+
+static void setup_tls(void)
+{
+	char ca[128], cert[128], key[128], why[RPC_TLS_WHY_MAX];
+
+	if (!etcd_is_installed())
+		cr_skip_test("etcd is not installed: apt-get install etcd-server");
+	etcd_cluster_start_tls(&cluster, SOURCE_DIR);
+	cr_assert_eq(rpc_new(&rpc), 0);
+	snprintf(ca, sizeof(ca), "%s/ca.pem", cluster.pki);
+	snprintf(cert, sizeof(cert), "%s/c1.pem", cluster.pki);
+	snprintf(key, sizeof(key), "%s/c1.key", cluster.pki);
+	cr_assert_eq(
+		rpc_tls_new(&(struct rpc_tls_options){ .cacert = ca, .cert = cert, .key = key },
+			    &tls, why),
+		0, "%s", why);
+}
+
+static void teardown_tls(void)
+{
+	teardown();
+	rpc_tls_free(tls);
+}
+
+TestSuite(etcd_tls, .init = setup_tls, .fini = teardown_tls, .timeout = 120);
+
+Test(etcd_tls, certificates_both_ways)
+{
+	char spec[160];
+
+	how.tls = tls;
+	side_open(&a, "a:1");
+	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
+	cr_assert_eq(commit_members(&a, a.session, 1, 3, false), 0);
+	how.tls = NULL;
+	snprintf(spec, sizeof(spec), "etcd:%s", cluster.endpoints);
+	cr_assert_lt(side_try(&b, spec, "b:1"), 0, "plaintext");
+	b.store = NULL;
 }

@@ -17,8 +17,10 @@
 
 #define PROGRAM	      "/usr/bin/etcd"
 #define START_S	      20
+#define ANSWER_MAX    2048
 #define POLL_NS	      5000000
-#define ARGUMENTS_MAX 32
+#define COMMAND_MAX   1536
+#define ARGUMENTS_MAX 48
 
 bool etcd_is_installed(void)
 {
@@ -38,42 +40,42 @@ int etcd_free_port(void)
 	return port;
 }
 
+/* Separated by blanks; none is in a value. */
+static void command_make(const struct etcd_cluster *c, int i, char line[COMMAND_MAX])
+{
+	const struct etcd_member *m = &c->members[i];
+	const char *s = c->pki[0] ? "s" : "";
+	int n;
+
+	n = snprintf(line, COMMAND_MAX,
+		     PROGRAM
+		     " --name m%d --data-dir %s/m%d --listen-client-urls http%s://127.0.0.1:%d"
+		     " --advertise-client-urls http%s://127.0.0.1:%d"
+		     " --listen-peer-urls http://127.0.0.1:%d"
+		     " --initial-advertise-peer-urls http://127.0.0.1:%d --initial-cluster %s"
+		     " --listen-metrics-urls http://127.0.0.1:%d --heartbeat-interval 20"
+		     " --election-timeout 100 --unsafe-no-fsync --logger zap"
+		     " --log-outputs /dev/null",
+		     i, c->folder, i, s, m->client_port, s, m->client_port, m->peer_port,
+		     m->peer_port, c->initial, m->health_port);
+	if (c->pki[0])
+		n += snprintf(
+			line + n, COMMAND_MAX - (size_t)n,
+			" --client-cert-auth --trusted-ca-file %s/ca.pem --cert-file %s/c1.pem"
+			" --key-file %s/c1.key",
+			c->pki, c->pki, c->pki);
+	cr_assert_lt(n, COMMAND_MAX);
+}
+
 void etcd_member_start(struct etcd_cluster *c, int i)
 {
+	char line[COMMAND_MAX], *arguments[ARGUMENTS_MAX + 1] = { 0 }, *rest = line;
 	struct etcd_member *m = &c->members[i];
-	char name[8], data[80], client[64], peer[64];
-	const char *const arguments[ARGUMENTS_MAX] = {
-		PROGRAM,
-		"--name",
-		name,
-		"--data-dir",
-		data,
-		"--listen-client-urls",
-		client,
-		"--advertise-client-urls",
-		client,
-		"--listen-peer-urls",
-		peer,
-		"--initial-advertise-peer-urls",
-		peer,
-		"--initial-cluster",
-		c->initial,
-		"--heartbeat-interval",
-		"20",
-		"--election-timeout",
-		"100",
-		"--unsafe-no-fsync",
-		"--logger",
-		"zap",
-		"--log-outputs",
-		"/dev/null",
-	};
 	pid_t parent = getpid();
 
-	snprintf(name, sizeof(name), "m%d", i);
-	snprintf(data, sizeof(data), "%s/m%d", c->folder, i);
-	snprintf(client, sizeof(client), "http://127.0.0.1:%d", m->client_port);
-	snprintf(peer, sizeof(peer), "http://127.0.0.1:%d", m->peer_port);
+	command_make(c, i, line);
+	for (size_t n = 0; rest && n < ARGUMENTS_MAX; n++)
+		arguments[n] = strsep(&rest, " ");
 	m->pid = fork();
 	cr_assert_geq(m->pid, 0);
 	if (m->pid)
@@ -85,30 +87,49 @@ void etcd_member_start(struct etcd_cluster *c, int i)
 	close(STDERR_FILENO);
 	open("/dev/null", O_WRONLY);
 	open("/dev/null", O_WRONLY);
-	execv(PROGRAM, (char *const *)arguments);
+	execv(PROGRAM, arguments);
 	_exit(127);
 }
 
-/* GET /health says true once the member is in a cluster that has a leader. */
-static bool is_healthy(int port)
+/* One HTTP exchange; false: nobody is there. */
+static bool http(int port, const char *request, char answer[ANSWER_MAX])
 {
-	static const char request[] = "GET /health HTTP/1.0\r\n\r\n";
 	struct sockaddr_in a = { .sin_family = AF_INET,
 				 .sin_port = htons((uint16_t)port),
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	char answer[1024] = "";
 	size_t at = 0;
 	ssize_t n;
 
 	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0 &&
 	    write(fd, request, strlen(request)) > 0) {
-		while (at < sizeof(answer) - 1 &&
-		       (n = read(fd, answer + at, sizeof(answer) - 1 - at)) > 0)
+		while (at < ANSWER_MAX - 1 && (n = read(fd, answer + at, ANSWER_MAX - 1 - at)) > 0)
 			at += (size_t)n;
 	}
 	close(fd);
-	return strstr(answer, "\"health\":\"true\"");
+	answer[at] = 0;
+	return at;
+}
+
+/* /health says true once the member is in a cluster that has a leader. */
+static bool is_healthy(int port)
+{
+	char answer[ANSWER_MAX];
+
+	return http(port, "GET /health HTTP/1.0\r\n\r\n", answer) &&
+	       strstr(answer, "\"health\":\"true\"");
+}
+
+void etcd_post(const struct etcd_cluster *c, const char *path, const char *body)
+{
+	char request[ANSWER_MAX], answer[ANSWER_MAX];
+
+	snprintf(request, sizeof(request),
+		 "POST %s HTTP/1.0\r\nContent-Type: application/json\r\n"
+		 "Content-Length: %zu\r\n\r\n%s",
+		 path, strlen(body), body);
+	cr_assert(http(c->members[0].client_port, request, answer));
+	cr_assert_not_null(strstr(answer, " 200 "), "%s: %s", path, answer);
 }
 
 static void wait_healthy(int port)
@@ -122,7 +143,7 @@ static void wait_healthy(int port)
 	}
 }
 
-void etcd_cluster_start(struct etcd_cluster *c, int n)
+static void cluster_begin(struct etcd_cluster *c, int n)
 {
 	size_t at = 0, end = 0;
 
@@ -135,15 +156,42 @@ void etcd_cluster_start(struct etcd_cluster *c, int n)
 
 		m->client_port = etcd_free_port();
 		m->peer_port = etcd_free_port();
+		m->health_port = etcd_free_port();
 		at += (size_t)snprintf(c->initial + at, sizeof(c->initial) - at,
 				       "%sm%d=http://127.0.0.1:%d", i ? "," : "", i, m->peer_port);
 		end += (size_t)snprintf(c->endpoints + end, sizeof(c->endpoints) - end,
 					"%s127.0.0.1:%d", i ? "," : "", m->client_port);
 	}
-	for (int i = 0; i < n; i++)
+}
+
+static void cluster_wait(struct etcd_cluster *c)
+{
+	for (int i = 0; i < c->n; i++)
 		etcd_member_start(c, i);
-	for (int i = 0; i < n; i++)
-		wait_healthy(c->members[i].client_port);
+	for (int i = 0; i < c->n; i++)
+		wait_healthy(c->members[i].health_port);
+}
+
+void etcd_cluster_start(struct etcd_cluster *c, int n)
+{
+	cluster_begin(c, n);
+	cluster_wait(c);
+}
+
+void etcd_cluster_start_tls(struct etcd_cluster *c, const char *source_dir)
+{
+	char line[512];
+
+	cluster_begin(c, 1);
+	snprintf(c->pki, sizeof(c->pki), "%s/pki", c->folder);
+	snprintf(line, sizeof(line), "/usr/bin/python3 %s/deploy/pki/mcmesh-pki %s ca", source_dir,
+		 c->pki);
+	cr_assert_eq(system(line), 0);
+	snprintf(line, sizeof(line),
+		 "/usr/bin/python3 %s/deploy/pki/mcmesh-pki %s controller c1 --host 127.0.0.1",
+		 source_dir, c->pki);
+	cr_assert_eq(system(line), 0);
+	cluster_wait(c);
 }
 
 void etcd_member_kill(struct etcd_cluster *c, int i)

@@ -13,13 +13,14 @@
 
 struct etcd_member {
 	pid_t pid; /* 0: it does not run */
-	int client_port, peer_port;
+	int client_port, peer_port, health_port;
 };
 
 struct etcd_cluster {
 	char folder[64], endpoints[128], initial[256];
 	struct etcd_member members[ETCD_MEMBERS_MAX];
 	int n;
+	char pki[80]; /* ca.pem, c1.pem, c1.key in it: TLS with client certificates */
 };
 
 bool etcd_is_installed(void);
@@ -27,6 +28,10 @@ bool etcd_is_installed(void);
 int etcd_free_port(void);
 /* Until every member answers. */
 void etcd_cluster_start(struct etcd_cluster *cluster, int n);
+/* With TLS; the files are made by deploy/pki of this source tree. */
+void etcd_cluster_start_tls(struct etcd_cluster *cluster, const char *source_dir);
+/* POST to the JSON gateway of the first member. */
+void etcd_post(const struct etcd_cluster *cluster, const char *path, const char *body);
 void etcd_member_start(struct etcd_cluster *cluster, int member);
 void etcd_member_kill(struct etcd_cluster *cluster, int member);
 /* Ends it and forgets all that it had. */
