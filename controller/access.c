@@ -217,37 +217,50 @@ bool access_segment(const struct controller *c, const char *node, uint32_t segme
 	       config_node_has_segment(record, segment);
 }
 
-static bool session_is_allowed(const struct session *s, char why[RPC_REFUSAL_MAX])
+static bool same_segments(const struct controller_node *a, const struct controller_node *b)
 {
-	if (access_node(s->c, s->call, s->name, &s->vtep, why) != RPC_OK)
+	size_t n = a ? a->segments_count : 0;
+
+	if (n != (b ? b->segments_count : 0))
 		return false;
-	for (size_t i = 0; i < s->n_subs; i++) {
-		if (!access_segment(s->c, s->name, s->subs[i].segment->id)) {
-			snprintf(why, RPC_REFUSAL_MAX,
-				 "the segments of node %s were changed: connect again", s->name);
-			return false;
-		}
-	}
-	return true;
+	return n == 0 || memcmp(a->segments, b->segments, n * sizeof(*a->segments)) == 0;
 }
 
-void access_changed(struct controller *c)
+/* What the records of now have against a session; RPC_OK: nothing. */
+static int session_check(const struct session *s, const struct controller_config *before,
+			 char why[RPC_REFUSAL_MAX])
+{
+	if (access_node(s->c, s->call, s->name, &s->vtep, why) != RPC_OK)
+		return RPC_PERMISSION_DENIED;
+	if (same_segments(config_node_find(before, s->name),
+			  config_node_find(s->c->records, s->name)))
+		return RPC_OK;
+	/* Its Hello decides again, and it reports again. */
+	snprintf(why, RPC_REFUSAL_MAX, "the segments of node %s were changed: connect again",
+		 s->name);
+	return RPC_UNAVAILABLE;
+}
+
+void access_changed(struct controller *c, const struct controller_config *before)
 {
 	char why[RPC_REFUSAL_MAX];
 	struct session *s, *next;
 
 	for (s = sessions_first(c->sessions); s; s = next) {
+		const struct controller_node *record = config_node_find(c->records, s->name);
 		struct registry_node *node = s->node;
-		const struct controller_node *record;
+		int status;
 
 		next = TAILQ_NEXT(s, all);
-		if (s->state != SESSION_ACTIVE || !s->call || session_is_allowed(s, why))
+		if (s->state != SESSION_ACTIVE || !s->call)
+			continue;
+		status = session_check(s, before, why);
+		if (status == RPC_OK)
 			continue;
 		log_warning("A session is ended. node=%s why=\"%s\"", s->name, why);
-		session_end(s, RPC_PERMISSION_DENIED, why);
+		session_end(s, status, why);
 		/* Who is evicted takes its members along, at once. */
-		record = node ? config_node_find(c->records, node->name) : NULL;
-		if (record && record->evicted)
+		if (node && record && record->evicted)
 			controller_expire(c, node);
 	}
 }

@@ -38,8 +38,8 @@ int access_node(const struct controller *c, const struct rpc_call *call, const c
 		const struct addr *vtep, char why[RPC_REFUSAL_MAX]);
 bool access_segment(const struct controller *c, const char *node, uint32_t segment);
 
-/* The file was read again: ends sessions that it no longer allows. */
-void access_changed(struct controller *c);
+/* The file was read again: ends sessions that it does not allow, or changes. */
+void access_changed(struct controller *c, const struct controller_config *before);
 
 /* Certificates and what became of handshakes; the next deadline. */
 uint64_t access_turn(struct controller *c, uint64_t now_ms);

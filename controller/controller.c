@@ -414,10 +414,13 @@ int controller_reload(struct controller *c, struct controller_config *config)
 {
 	struct controller_box *box = (struct controller_box *)c;
 
-	controller_config_free(box->reloaded);
+	const struct controller_config *before = c->records;
+	struct controller_config *old = box->reloaded;
+
 	box->reloaded = config;
 	c->records = config;
-	access_changed(c);
+	access_changed(c, before);
+	controller_config_free(old);
 	return settings_commit(c, config);
 }
 

@@ -546,6 +546,10 @@ static int row_take(struct session *s, struct report *report, const Mcmesh__V1__
 	bool widened = false;
 	int r;
 
+	/* The null group stands for every group. */
+	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
+	    !(addr_is_multicast(&group) || addr_is_null(&group)))
+		return report_refuse(report, m->segment, &group, "not a multicast group");
 	if (!access_segment(s->c, s->name, m->segment))
 		return report_refuse(
 			report, m->segment, &group,
@@ -555,10 +559,6 @@ static int row_take(struct session *s, struct report *report, const Mcmesh__V1__
 	    !log_segment_get(s->c->log, m->segment))
 		return report_refuse(report, m->segment, &group,
 				     "the segment is not one that the mesh can have");
-	/* The null group stands for every group. */
-	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
-	    !(addr_is_multicast(&group) || addr_is_null(&group)))
-		return report_refuse(report, m->segment, &group, "not a multicast group");
 	if (m->deleted)
 		return report_delete(report, m->segment, &group);
 	r = wire_filter(m->mode, m->sources, m->n_sources, &filter);

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import ssl
 
@@ -225,3 +226,51 @@ def test_agent_that_has_no_good_files_works_alone(tls_lab, group):
     finally:
         (PKI / "n2.pem").write_bytes(good)
     tls_lab.wait_route("n1", group, remotes=["n2"], deadline_s=10)
+
+
+# ---- the operator's records ----
+
+
+def reload(records):
+    """The controller's file with these records of nodes, by SIGHUP."""
+    config = programs.controller_config(programs.load(), "c1")
+    before = log_of("c1").count("reloaded")
+    if records:
+        config["nodes"] = records
+    programs.write_config("c1", "controller", config)
+    os.kill(programs.pid_of(programs.RUN / "c1"), signal.SIGHUP)
+    programs.wait_until("the file is read", lambda: log_of("c1").count("reloaded") > before, 5)
+
+
+def test_evicted_and_taken_back(tls_lab, group):
+    members = [tls_lab.member("n2p1", group), tls_lab.member("n3p1", group)]
+    tls_lab.wait_route("n1", group, remotes=["n2", "n3"])
+    try:
+        reload([{"name": "n3", "evicted": True}])
+        tls_lab.wait_route("n1", group, remotes=["n2"], deadline_s=CONVERGED_S)
+        tls_lab.wait("n3 knows why", lambda: "is evicted" in log_of("n3"), 5)
+        numbers = tls_lab.stream(tls_lab.sender("n1p1", group), members[:1])
+        tls_lab.exact(members[0], numbers)
+        assert members[1].drain().received == 0, "an evicted node still gets the traffic"
+    finally:
+        reload([])
+    tls_lab.wait("n3 is back", tls_lab.ready, 15)
+    tls_lab.wait_route("n1", group, remotes=["n2", "n3"])
+
+
+def test_segments_of_a_node(tls_lab, group):
+    """n2 may not take part in segment 1: its own ports reach each other all the same."""
+    try:
+        reload([{"name": "n2", "segments": [7]}])
+        member, near = tls_lab.member("n2p1", group), tls_lab.member("n3p1", group)
+        tls_lab.wait_route("n1", group, remotes=["n3"])
+        tls_lab.wait("it is refused", lambda: f"refused a member. segment=1 group={group}" in
+                     log_of("n2"), 10)
+        tls_lab.exact(member, tls_lab.stream(tls_lab.sender("n2p2", group), [member]))
+        before = near.drain().received, member.received
+        tls_lab.stream(tls_lab.sender("n1p1", group), [near])
+        assert member.drain().received == before[1], "a refused member got another node's traffic"
+    finally:
+        reload([])
+    tls_lab.wait("n2 is back", tls_lab.ready, 15)
+    tls_lab.wait_route("n1", group, remotes=["n2", "n3"], deadline_s=10)

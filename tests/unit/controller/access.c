@@ -300,6 +300,8 @@ Test(access, an_agent_is_the_node_of_its_certificate)
 
 Test(access, segments_are_refused_one_by_one)
 {
+	struct controller_config *changed;
+	char why[CONFIG_WHY_MAX];
 	struct rpc_channel *mine;
 	struct agent a = { 0 };
 
@@ -315,6 +317,24 @@ Test(access, segments_are_refused_one_by_one)
 	cr_assert_eq(c->counters.rows_refused, 1);
 	cr_assert(!a.closed);
 	cr_assert_eq(a.snapshots, 0);
+	/* A record that says the same in another order is no change. */
+	file_text = "nodes: [{ name: n1, segments: [5, 9] }]\n";
+	cr_assert_eq(file_load(&changed, why), 0, "%s", why);
+	cr_assert_eq(controller_reload(c, changed), 0);
+	agent_report(&a, 2, false, 8);
+	cr_assert_eq(a.accepted, 2);
+	/* More segments: the agent has to say again what it wants of them. */
+	file_text = "nodes: [{ name: n1, segments: [1, 5, 9] }]\n";
+	cr_assert_eq(file_load(&changed, why), 0, "%s", why);
+	cr_assert_eq(controller_reload(c, changed), 0);
+	UNTIL(a.closed);
+	cr_assert_eq(a.status, RPC_UNAVAILABLE, "%s", a.text);
+	agent_open(&a,
+		   &(struct hello){
+			   .node = "n1", .vtep = 1, .instance = 1, .attempt = 1, .channel = mine });
+	UNTIL(a.session && a.snapshots);
+	agent_report(&a, 1, true, 7);
+	cr_assert_eq(a.refused, 0);
 	cr_assert(access_segment(c, "n1", 5) && access_segment(c, "n1", 9));
 	cr_assert(!access_segment(c, "n1", 6) && access_segment(c, "n2", 6));
 	rpc_call_cancel(a.call);
