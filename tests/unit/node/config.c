@@ -41,6 +41,8 @@ Test(node_config, defaults)
 	cr_assert_not_null(c->controllers);
 	cr_expect_null(c->controllers[0]);
 	cr_expect_str_eq(c->socket, "/run/mcmesh/agent.sock");
+	cr_expect_null(c->socket_group);
+	cr_expect_null(c->tls);
 	cr_expect_str_eq(c->state_dir, "/var/lib/mcmesh");
 	cr_expect_str_eq(c->datapath.root, "/sys/fs/bpf/mcmesh");
 	cr_expect_str_eq(c->overlay_device, "mcmesh0");
@@ -69,7 +71,9 @@ Test(node_config, every_key)
 		     "gmp: { robustness: 3, query_interval_ms: 60000, fast_leave: yes, "
 		     "querier: no, igmp_version: 2, mld_version: 1, query_source: 192.0.2.1, "
 		     "max_groups: 7, membership_interval_ms: 5000 }\n"
-		     "limits: { ports: 10, remotes: 11, routes: 12, lists: 13, punt_rate: 14 }\n",
+		     "limits: { ports: 10, remotes: 11, routes: 12, lists: 13, punt_rate: 14 }\n"
+		     "socket_group: adm\n"
+		     "tls: { cacert: /c, cert: /d, key: /e, server_name: mesh }\n",
 		     &c),
 		0, "%s", why);
 	cr_expect_str_eq(c->node, "n1");
@@ -95,6 +99,12 @@ Test(node_config, every_key)
 	cr_expect_eq(c->datapath.max_lists, 13);
 	cr_expect_eq(c->datapath.punt_rate, 14);
 	cr_expect_eq(c->log_level, LOG_LEVEL_DEBUG);
+	cr_expect_str_eq(c->socket_group, "adm");
+	cr_assert_not_null(c->tls);
+	cr_expect_str_eq(c->tls->cacert, "/c");
+	cr_expect_str_eq(c->tls->cert, "/d");
+	cr_expect_str_eq(c->tls->key, "/e");
+	cr_expect_str_eq(c->tls->server_name, "mesh");
 }
 
 /* Each file is wrong in one thing, and the sentence names it. */
@@ -108,6 +118,8 @@ static const struct {
 	{ "vtep: here\n", "vtep:" },
 	{ "vtep: 203.0.113.1\nprots: []\n", ":2:1: unknown key \"prots\"" },
 	{ "vtep: 203.0.113.1\nnode: -n\n", "node: \"-n\"" },
+	{ "vtep: 203.0.113.1\ntls: { cacert: /c, key: /k }\n", "tls.cert: is missing" },
+	{ "vtep: 203.0.113.1\ntls: { ca: /c }\n", "unknown key \"ca\"" },
 	{ "vtep: 203.0.113.1\nnode: n-\n", "node:" },
 	{ "vtep: 203.0.113.1\nnode: n..m\n", "node:" },
 	{ "vtep: 203.0.113.1\nnode: n_m\n", "node:" },
