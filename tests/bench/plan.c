@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mcmesh-bench-plan [MEMBERS [NODES]]: what the controller's log costs at scale, in
+ * mcmesh-bench-plan [MEMBERS [NODES [STORE]]]: what the controller's log costs at scale, in
  * one process: insertion, change, digest, resume, snapshot, memory; and, over
  * loopback, the time from an agent's report to the delta at another agent.
  */
@@ -285,7 +285,7 @@ static void measure(struct rpc *rpc, struct controller *c, struct agent *a, stru
 	       (double)took[JOINS - 1] / 1e3);
 }
 
-static void loopback(void)
+static void loopback(const char *store)
 {
 	struct rpc_channel_options options = { 0 };
 	struct controller_config *config;
@@ -297,7 +297,7 @@ static void loopback(void)
 	int port;
 
 	if (controller_config_load(NULL, &config, why) < 0 ||
-	    controller_config_set_store(config, "memory") < 0 ||
+	    controller_config_set_store(config, store) < 0 ||
 	    controller_config_set_listen(config, "127.0.0.1:0") < 0 || rpc_new(&rpc) < 0 ||
 	    controller_new(config, rpc, &port, &c, why) < 0) {
 		fprintf(stderr, "mcmesh-bench-plan: %s\n", why);
@@ -330,10 +330,10 @@ int main(int argc, char **argv)
 	long members = argc > 1 ? atol(argv[1]) : 100000, nodes = argc > 2 ? atol(argv[2]) : 1000;
 
 	if (members < 100 || members > 10000000 || nodes < 1 || nodes > members) {
-		fprintf(stderr, "usage: mcmesh-bench-plan [MEMBERS [NODES]]\n");
+		fprintf(stderr, "usage: mcmesh-bench-plan [MEMBERS [NODES [STORE]]]\n");
 		return 2;
 	}
 	plan((uint32_t)members, (uint32_t)nodes);
-	loopback();
+	loopback(argc > 3 ? argv[3] : "memory");
 	return EXIT_SUCCESS;
 }
