@@ -42,7 +42,7 @@ struct controller_box {
 	struct controller_config *reloaded; /* the settings in force are of this file */
 	bool settings_due;		    /* the store did not take them */
 	uint64_t settings_ms;		    /* not before */
-	bool troubled, not_serving, renewed;
+	bool troubled, renewed;
 };
 
 static void registry_follow(struct controller *c, const struct log_change *change)
@@ -179,7 +179,7 @@ static void store_turn(struct controller *c, uint64_t now_ms)
 	if (serving == c->serving || !c->server)
 		return;
 	c->serving = serving;
-	rpc_server_set_serving(c->server, serving && !c->draining);
+	rpc_server_set_serving(c->server, controller_is_serving(c));
 	if (serving) {
 		log_info("the store answers again");
 		registry_hold_again(c->registry, now_ms);
@@ -306,7 +306,7 @@ static void settings_again(struct controller_box *box, uint64_t now_ms)
 static void trouble_turn(struct controller_box *box, uint64_t now_ms)
 {
 	struct controller *c = &box->c;
-	bool not_serving;
+	bool stuck;
 
 	store_forget(c->store, log_floor(c->log));
 	if (c->store->trouble && !box->troubled)
@@ -314,11 +314,12 @@ static void trouble_turn(struct controller_box *box, uint64_t now_ms)
 	else if (!c->store->trouble && box->troubled)
 		trouble_ended(box, now_ms);
 	box->troubled = c->store->trouble != NULL;
-	not_serving = box->troubled &&
-		      now_ms >= c->store->trouble_since_ms + CONTROLLER_STORE_PATIENCE_MS;
-	if (not_serving != box->not_serving)
-		rpc_server_set_serving(c->server, !not_serving && c->serving && !c->draining);
-	box->not_serving = not_serving;
+	stuck = box->troubled &&
+		now_ms >= c->store->trouble_since_ms + CONTROLLER_STORE_PATIENCE_MS;
+	if (stuck != c->stuck) {
+		c->stuck = stuck;
+		rpc_server_set_serving(c->server, controller_is_serving(c));
+	}
 	settings_again(box, now_ms);
 }
 

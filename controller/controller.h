@@ -75,7 +75,14 @@ struct controller {
 	 * stopped a new one has to begin from what the store says. */
 	bool again;
 	bool serving; /* the store makes progress */
+	bool stuck;   /* it has not committed for a while, and is ours alone */
 };
+
+/* What health says. */
+static inline bool controller_is_serving(const struct controller *c)
+{
+	return c->serving && !c->stuck && !c->draining;
+}
 
 /* Binds and serves. The configuration and the runtime must outlive it; ret_ports
  * as in rpc_server_options. 0, or -errno with a sentence. */

@@ -71,9 +71,11 @@ static bool render_health(struct controller *c, struct metrics *m)
 		metrics_printf(m, "draining\n");
 	else if (!c->serving)
 		metrics_printf(m, "the store makes no progress\n");
+	else if (c->stuck)
+		metrics_printf(m, "%s\n", c->store->trouble ?: "the store does not commit");
 	else
 		metrics_printf(m, "ok\n");
-	return c->serving && !c->draining;
+	return controller_is_serving(c);
 }
 
 static void status_node(struct controller *c, struct metrics *m, const struct registry_node *node)
@@ -111,7 +113,7 @@ static bool render_status(struct controller *c, struct metrics *m)
 		       " members; the slowest agent is %.3f s behind"
 		       "<p><a href=/metrics>metrics</a> <a href=/healthz>health</a><table>"
 		       "<tr><th>node<th>address<th>state<th>members<th>revision<th>version\n",
-		       c->store->ops->scheme, c->serving ? "serving" : "not serving",
+		       c->store->ops->scheme, controller_is_serving(c) ? "serving" : "not serving",
 		       log_revision(c->log), v.connected, v.stale, v.draining, v.members,
 		       (double)v.lag_us / 1e6);
 	for (row = log_seek(c->log, LOG_NODE, 0, &ADDR_NULL, "", "");

@@ -2,13 +2,19 @@
 /* A controller whose store outlives it: what agents and operators find again. */
 #include "harness.h"
 
+#include <grpc/health/v1/health.pb-c.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "store_harness.h"
 
+#define SERVING	    GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING
+#define NOT_SERVING GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING
+
 static char *scratch;
+static bool health_asked;
+static Grpc__Health__V1__HealthCheckResponse__ServingStatus health_status;
 
 static void configure(struct controller_config *into)
 {
@@ -189,6 +195,34 @@ Test(restart, agent_that_is_ahead_begins_an_epoch_for_all)
 	cr_assert_arr_eq(log_epoch(c->log), renewed, EPOCH_LEN);
 }
 
+static void health_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	if (message)
+		health_status = ((const Grpc__Health__V1__HealthCheckResponse *)message)->status;
+}
+
+static void health_close(struct rpc_call *call, int status, const char *text)
+{
+	health_asked = false;
+}
+
+static Grpc__Health__V1__HealthCheckResponse__ServingStatus health(void)
+{
+	static const struct rpc_call_ops ops = { health_message, NULL, health_close };
+	Grpc__Health__V1__HealthCheckRequest q = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+	struct rpc_call *call;
+
+	health_asked = true;
+	cr_assert_eq(rpc_channel_call(channel, "/grpc.health.v1.Health/Check",
+				      &grpc__health__v1__health_check_response__descriptor, &ops, 0,
+				      NULL, &call),
+		     0);
+	rpc_call_send(call, &q.base);
+	rpc_call_finish(call, 0, "%s", "");
+	UNTIL(!health_asked);
+	return health_status;
+}
+
 /* A full disk, or as here a limit of the file's size. */
 Test(restart, reports_wait_for_a_store_that_cannot_write)
 {
@@ -224,9 +258,12 @@ Test(restart, reports_wait_for_a_store_that_cannot_write)
 	turn();
 	cr_assert_not_null(registry_find(c->registry, "n2"));
 	cr_assert(a.accepted == 1 && !a.closed && !b.closed && !b.deltas);
+	cr_assert(controller_is_serving(c), "a moment is no reason to go away");
+	UNTIL(health() == NOT_SERVING);
 	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &all), 0);
 	UNTIL(a.accepted == 2 && b.deltas == 1);
 	cr_assert_null(c->store->trouble);
+	cr_assert_eq(health(), SERVING);
 	cr_assert_not_null(registry_find(c->registry, "n2"));
 	cr_assert_eq(add_static("239.3.3.3"), RPC_OK);
 	restart();
