@@ -15,14 +15,17 @@
 #include "controller/plan/registry.h"
 #include "controller/plan/report.h"
 
-#define DEFAULT_LISTEN	     "0.0.0.0:7797"
-#define DEFAULT_STATE	     "/var/lib/mcmesh"
-#define DEFAULT_HEARTBEAT_MS 600
-#define DEFAULT_STALE_MS     2000
-#define DEFAULT_HOLD_MS	     120000
-#define DEFAULT_COALESCE_MS  2
-#define DEFAULT_AGENTS	     10000
-#define DEFAULT_WATCHERS     256
+#define DEFAULT_LISTEN		"0.0.0.0:7797"
+#define DEFAULT_STATE		"/var/lib/mcmesh"
+#define DEFAULT_HEARTBEAT_MS	600
+#define DEFAULT_STALE_MS	2000
+#define DEFAULT_HOLD_MS		120000
+#define DEFAULT_COALESCE_MS	2
+#define DEFAULT_AGENTS		10000
+#define DEFAULT_WATCHERS	256
+#define DEFAULT_CHANGES		10000
+#define DEFAULT_SESSIONS	120
+#define DEFAULT_SEGMENT_MEMBERS 2000000
 
 #define LISTEN_MAX     16
 #define HEARTBEAT_MIN  50
@@ -36,6 +39,7 @@
 /* What the file says: absent numbers are NULL, so that 0 can be said. */
 struct file_limits {
 	uint32_t *groups_per_node, *sources_per_member, *agents, *watchers;
+	uint32_t *members_per_segment, *changes_per_second, *sessions_per_minute;
 };
 
 struct file {
@@ -70,6 +74,9 @@ static const cyaml_schema_field_t limits_fields[] = {
 	OPTIONAL_NUMBER(struct file_limits, sources_per_member),
 	OPTIONAL_NUMBER(struct file_limits, agents),
 	OPTIONAL_NUMBER(struct file_limits, watchers),
+	OPTIONAL_NUMBER(struct file_limits, members_per_segment),
+	OPTIONAL_NUMBER(struct file_limits, changes_per_second),
+	OPTIONAL_NUMBER(struct file_limits, sessions_per_minute),
 	CYAML_FIELD_END,
 };
 
@@ -147,6 +154,12 @@ static int numbers_take(const char *path, const struct file *f, struct controlle
 		{ "limits.agents", l->agents, DEFAULT_AGENTS, 1, REGISTRY_NODES_MAX,
 		  &c->limits.agents },
 		{ "limits.watchers", l->watchers, DEFAULT_WATCHERS, 1, 65536, &c->limits.watchers },
+		{ "limits.members_per_segment", l->members_per_segment, DEFAULT_SEGMENT_MEMBERS, 1,
+		  100000000, &c->limits.members_per_segment },
+		{ "limits.changes_per_second", l->changes_per_second, DEFAULT_CHANGES, 1, 1000000,
+		  &c->limits.changes_per_second },
+		{ "limits.sessions_per_minute", l->sessions_per_minute, DEFAULT_SESSIONS, 1, 60000,
+		  &c->limits.sessions_per_minute },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {

@@ -13,7 +13,8 @@
  *   hold_ms: 120000
  *   coalesce_ms: 2
  *   log_tombstones: 65536
- *   limits: { groups_per_node: 65536, sources_per_member: 1024, agents: 10000, watchers: 256 }
+ *   limits: { groups_per_node: 65536, sources_per_member: 1024, members_per_segment: 2000000,
+ *     changes_per_second: 10000, sessions_per_minute: 120, agents: 10000, watchers: 256 }
  *   defaults:                 # settings of every segment; what is absent: the agent's
  *     { link_local_across_nodes: off, unregistered: drop, fast_leave: off, querier: on,
  *       querier_guard: off, require_router_alert: off, router_ports_across_nodes: on,
@@ -42,6 +43,8 @@
 
 struct controller_limits {
 	uint32_t groups_per_node, sources_per_member, agents, watchers;
+	uint32_t members_per_segment;			  /* of all nodes */
+	uint32_t changes_per_second, sessions_per_minute; /* of one node */
 };
 
 /* The settings for one segment; 0: the defaults of all. */

@@ -419,6 +419,7 @@ int controller_reload(struct controller *c, struct controller_config *config)
 	struct controller_config *old = box->reloaded;
 
 	box->reloaded = config;
+	c->limits = config->limits;
 	c->records = config;
 	access_changed(c, before);
 	controller_config_free(old);
@@ -554,6 +555,7 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (!c)
 		return -ENOMEM;
 	c->config = c->records = config;
+	c->limits = config->limits;
 	c->rpc = rpc;
 	r = access_check_listen(config, why);
 	if (r == 0)

@@ -34,6 +34,7 @@ struct http;
 struct controller_counters {
 	uint64_t sessions, takeovers, conflicts, refused_hellos;
 	uint64_t reports, reports_repeated, rows_refused, rows_widened;
+	uint64_t reports_throttled, sessions_throttled;
 	uint64_t deltas, delta_bytes_built, snapshots, chunks, bookmarks;
 	uint64_t resync_digest, resync_behind, resync_ahead, digest_alarms;
 	uint64_t store_errors; /* what the store could not do */
@@ -52,6 +53,7 @@ struct controller_times {
 
 struct controller {
 	const struct controller_config *config;
+	struct controller_limits limits;	 /* of the last file that was read */
 	const struct controller_config *records; /* whose `nodes` are in force */
 	struct rpc *rpc;
 	struct rpc_tls *tls; /* NULL: plaintext */

@@ -27,14 +27,6 @@
 #include "controller/mesh_service.h"
 #include "controller/wire.h"
 
-#define STORE_FAILED "the controller's store cannot write now: connect again later"
-
-struct sessions {
-	struct controller *c;
-	TAILQ_HEAD(, session) all, by_sent;
-	size_t n;
-};
-
 int sessions_new(struct controller *c, struct sessions **ret_sessions)
 {
 	struct sessions *ss = calloc(1, sizeof(*ss));
@@ -44,6 +36,7 @@ int sessions_new(struct controller *c, struct sessions **ret_sessions)
 	ss->c = c;
 	TAILQ_INIT(&ss->all);
 	TAILQ_INIT(&ss->by_sent);
+	TAILQ_INIT(&ss->throttled);
 	*ret_sessions = ss;
 	return 0;
 }
@@ -63,21 +56,9 @@ struct session *sessions_first(struct sessions *ss)
 	return TAILQ_FIRST(&ss->all);
 }
 
-static void pending_free(struct pending_report *p)
-{
-	report_free(p->report);
-	free(p);
-}
-
 static void session_free(struct session *s)
 {
-	struct pending_report *p;
-
-	while ((p = TAILQ_FIRST(&s->reports))) {
-		TAILQ_REMOVE(&s->reports, p, link);
-		pending_free(p);
-	}
-	report_free(s->gathering);
+	reports_free(s);
 	free(s->subs);
 	free(s);
 }
@@ -112,6 +93,7 @@ void session_end(struct session *s, int status, const char *text)
 		TAILQ_REMOVE(&c->sessions->by_sent, s, by_sent);
 	}
 	s->state = SESSION_ENDED;
+	reports_stop(s);
 	if (s->node && s->node->session == s)
 		registry_disconnect(c->registry, s->node);
 	s->node = NULL;
@@ -265,14 +247,14 @@ static void welcome(struct session *s)
 	session_send(s, &m);
 }
 
-static void session_release(struct session *s)
+void session_release(struct session *s)
 {
 	s->in_flight--;
 	if (!s->call && !s->in_flight)
 		session_free(s);
 }
 
-static void session_store_failed(struct session *s)
+void session_store_failed(struct session *s)
 {
 	s->c->counters.store_errors++;
 	session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
@@ -322,6 +304,8 @@ static int session_take_node(struct session *s)
 	}
 	s->node = node;
 	node->vtep = s->vtep;
+	bucket_fill(&node->sessions, s->c->limits.sessions_per_minute, 60000, controller_now_ms());
+	bucket_spend(&node->sessions, s->c->limits.sessions_per_minute, 60000, 1);
 	node->session_id = s->id;
 	node->start_count = s->start_count;
 	node->attempt = s->attempt;
@@ -415,6 +399,18 @@ static int hello_conflict(struct session *s, bool *ret_alive)
 	if (!node && registry_count(registry) >= s->c->config->limits.agents)
 		return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
 				  "the mesh has as many agents as limits.agents allows");
+	/* Counted where a session is had: who is refused uses up nobody's. */
+	if (node) {
+		uint32_t rate = s->c->limits.sessions_per_minute;
+
+		bucket_fill(&node->sessions, rate, 60000, controller_now_ms());
+		if (node->sessions.tokens < 60000) {
+			s->c->counters.sessions_throttled++;
+			return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
+					  "the node has begun as many sessions as "
+					  "limits.sessions_per_minute allows: wait");
+		}
+	}
 	*ret_alive = node && registry_is_alive(node);
 	return 0;
 }
@@ -455,184 +451,6 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 	store_session(s->c->store, &request, session_decided, s);
 }
 
-/* ---- reports ------------------------------------------------------------------- */
-
-static void accepted(struct session *s, struct report *report, uint64_t sequence, uint64_t revision)
-{
-	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
-	Mcmesh__V1__Accepted a = MCMESH__V1__ACCEPTED__INIT;
-	struct arena arena = ARENA_NULL;
-	const struct report_refusal *refusals = NULL;
-
-	a.sequence = sequence;
-	a.revision = revision;
-	a.n_refused = report ? report_refusals(report, &refusals) : 0;
-	a.refused = arena_alloc(&arena, (a.n_refused + 1) * sizeof(*a.refused));
-	for (size_t i = 0; i < a.n_refused; i++) {
-		Mcmesh__V1__Refusal *r = arena_alloc(&arena, sizeof(*r));
-
-		mcmesh__v1__refusal__init(r);
-		r->segment = refusals[i].segment;
-		r->group.data = (uint8_t *)addr_to_wire(&refusals[i].group, &r->group.len);
-		r->reason = (char *)refusals[i].reason;
-		a.refused[i] = r;
-	}
-	s->c->counters.rows_refused += a.n_refused;
-	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED;
-	m.accepted = &a;
-	session_send(s, &m);
-	arena_reset(&arena);
-}
-
-static void reports_run(struct session *s);
-
-static void report_committed(void *userdata, int result, uint64_t revision)
-{
-	struct session *s = userdata;
-	struct pending_report *p = TAILQ_FIRST(&s->reports);
-
-	TAILQ_REMOVE(&s->reports, p, link);
-	s->n_reports--;
-	s->committing = false;
-	if (result == 0) {
-		s->last_sequence = p->sequence;
-		metrics_observe_us(&s->c->times.report_to_commit, controller_now_us() - p->at_us);
-		/* The others wait for the change, the reporter only for a receipt. */
-		feed_hurry(s->c->feed, controller_now_ms());
-		if (s->state == SESSION_ACTIVE)
-			accepted(s, p->report, p->sequence, revision);
-		if (p->full && registry_reported(s->c->registry, s->name))
-			feed_completed(s->c->feed);
-	} else if (result == -ESTALE) {
-		session_end(s, RPC_ABORTED, "a newer session of this node took over");
-	} else {
-		session_store_failed(s);
-	}
-	pending_free(p);
-	reports_run(s);
-	session_release(s);
-}
-
-/* The first in the queue; the next when it is done. */
-static void reports_run(struct session *s)
-{
-	struct pending_report *p;
-	struct store_txn txn;
-
-	if (s->running)
-		return; /* from a store that answers at once */
-	s->running = true;
-	while (!s->committing && s->state == SESSION_ACTIVE && (p = TAILQ_FIRST(&s->reports))) {
-		txn = (struct store_txn){ .node = s->name,
-					  .session = s->id,
-					  .sequence = p->sequence,
-					  .reported = p->full };
-		if (report_diff(p->report, s->c->log, s->name, p->full, &txn.changes,
-				&txn.n_changes) < 0) {
-			session_end(s, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
-			break;
-		}
-		s->committing = true;
-		s->in_flight++;
-		store_commit(s->c->store, &txn, report_committed, s);
-	}
-	s->running = false;
-}
-
-static int row_take(struct session *s, struct report *report, const Mcmesh__V1__MemberChange *m)
-{
-	struct filter filter = FILTER_NULL;
-	struct addr group = ADDR_NULL;
-	bool widened = false;
-	int r;
-
-	/* The null group stands for every group. */
-	if (addr_from_wire(m->group.data, m->group.len, &group) < 0 ||
-	    !(addr_is_multicast(&group) || addr_is_null(&group)))
-		return report_refuse(report, m->segment, &group, "not a multicast group");
-	if (!access_segment(s->c, s->name, m->segment))
-		return report_refuse(
-			report, m->segment, &group,
-			"the segment is not one of this node's (nodes: segments: of the "
-			"controller's configuration)");
-	if (m->segment == 0 || m->segment > REPORT_SEGMENT_MAX ||
-	    !log_segment_get(s->c->log, m->segment))
-		return report_refuse(report, m->segment, &group,
-				     "the segment is not one that the mesh can have");
-	if (m->deleted)
-		return report_delete(report, m->segment, &group);
-	r = wire_filter(m->mode, m->sources, m->n_sources, &filter);
-	if (r == -EINVAL)
-		return report_refuse(report, m->segment, &group,
-				     "a source is not a unicast address, or the mode is unknown");
-	if (r == 0)
-		r = report_put(report, m->segment, &group, &filter, &widened);
-	filter_deinit(&filter);
-	s->c->counters.rows_widened += widened;
-	return r;
-}
-
-static int report_gather(struct session *s, const Mcmesh__V1__Report *m)
-{
-	const struct report_limits limits = {
-		.groups_per_node = s->c->config->limits.groups_per_node,
-		.sources_per_member = s->c->config->limits.sources_per_member,
-	};
-	int r = 0;
-
-	if (m->n_members > NODE_REPORT_ROWS_MAX)
-		return -E2BIG;
-	if (!s->gathering)
-		r = report_new(&limits, &s->gathering);
-	for (size_t i = 0; r == 0 && i < m->n_members; i++)
-		r = row_take(s, s->gathering, m->members[i]);
-	return r;
-}
-
-static void on_report(struct session *s, const Mcmesh__V1__Report *m)
-{
-	bool full = m->kind == MCMESH__V1__REPORT__KIND__FULL_END;
-	struct pending_report *p;
-	int r;
-
-	s->c->counters.reports++;
-	if (m->sequence == 0) {
-		session_end(s, RPC_INVALID_ARGUMENT, "a report's sequence starts at 1");
-		return;
-	}
-	/* A delta between the parts of a full report belongs to what is gathered. */
-	r = report_gather(s, m);
-	if (r < 0) {
-		session_end(s, RPC_RESOURCE_EXHAUSTED,
-			    r == -ENOSPC || r == -E2BIG ? "a report has too many rows: split it"
-							: "the controller is out of memory");
-		return;
-	}
-	if (m->kind == MCMESH__V1__REPORT__KIND__FULL)
-		return;
-	if (m->sequence <= s->last_sequence) {
-		s->c->counters.reports_repeated++;
-		accepted(s, NULL, m->sequence, log_revision(s->c->log));
-		report_free(TAKE_PTR(s->gathering));
-		/* The rows are in the log already, so the node has reported. */
-		if (full && registry_reported(s->c->registry, s->name))
-			feed_completed(s->c->feed);
-		return;
-	}
-	p = s->n_reports < NODE_REPORTS_QUEUED ? calloc(1, sizeof(*p)) : NULL;
-	if (!p) {
-		session_end(s, RPC_RESOURCE_EXHAUSTED, "too many reports wait for the store");
-		return;
-	}
-	p->report = TAKE_PTR(s->gathering);
-	p->sequence = m->sequence;
-	p->at_us = controller_now_us();
-	p->full = full;
-	TAILQ_INSERT_TAIL(&s->reports, p, link);
-	s->n_reports++;
-	reports_run(s);
-}
-
 /* ---- the stream ------------------------------------------------------------------ */
 
 static void on_ack(struct session *s, const Mcmesh__V1__Ack *ack)
@@ -647,7 +465,7 @@ static void on_active(struct session *s, const Mcmesh__V1__AgentMessage *m)
 	registry_heard(s->c->registry, s->node, controller_now_ms());
 	switch (m->message_case) {
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT:
-		on_report(s, m->report);
+		reports_take(s, m->report);
 		break;
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK:
 		on_ack(s, m->ack);
@@ -738,7 +556,7 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 {
 	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
-	uint64_t next = CONTROLLER_NEVER;
+	uint64_t next = CONTROLLER_NEVER, after_ms;
 	struct session *s;
 
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_HEARTBEAT;
@@ -753,6 +571,8 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 	}
 	if (s)
 		next = s->sent_ms + ss->c->config->heartbeat_ms;
+	after_ms = reports_turn(ss, now_ms);
+	next = after_ms < next ? after_ms : next;
 	return next;
 }
 

@@ -99,11 +99,30 @@ struct session {
 	TAILQ_HEAD(, pending_report) reports;
 	size_t n_reports;
 	bool committing, running;
+	uint64_t throttled_ms; /* 0: no report waits for the quota */
+	TAILQ_ENTRY(session) by_throttle;
 	TAILQ_HEAD(, query) queries;
 	size_t n_queries;
 	TAILQ_ENTRY(session) by_sent;
 	TAILQ_ENTRY(session) all;
 };
+
+struct sessions {
+	struct controller *c;
+	TAILQ_HEAD(, session) all, by_sent, throttled;
+	size_t n;
+};
+
+/* ---- node_reports.c -------------------------------------------------------- */
+
+#define STORE_FAILED "the controller's store cannot write now: connect again later"
+
+void reports_free(struct session *s);
+void reports_take(struct session *s, const Mcmesh__V1__Report *message);
+/* No report of the session waits for its turn any more. */
+void reports_stop(struct session *s);
+/* Those whose time has come; when the next one's will. */
+uint64_t reports_turn(struct sessions *sessions, uint64_t now_ms);
 
 /* ---- node_service.c ------------------------------------------------------- */
 
@@ -119,6 +138,9 @@ size_t sessions_count(const struct sessions *sessions);
 void session_end(struct session *s, int status, const char *text);
 int session_send(struct session *s, const Mcmesh__V1__ControllerMessage *message);
 void session_was_sent(struct session *s);
+/* A store call that named the session is done. */
+void session_release(struct session *s);
+void session_store_failed(struct session *s);
 struct session *sessions_first(struct sessions *sessions);
 
 /* ---- query.c --------------------------------------------------------------- */

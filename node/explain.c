@@ -210,6 +210,11 @@ static bool entry_stage(struct question *q)
 			    &remote_routers);
 	if (remote_routers)
 		say(q->e, "%zu other nodes have router ports and get every group.", remote_routers);
+	if (uplink_refusal(q->a->uplink, q->port->segment, q->group))
+		say(q->e,
+		    "The controller refused this node's membership, so senders on other nodes "
+		    "do not send here: %s.",
+		    uplink_refusal(q->a->uplink, q->port->segment, q->group));
 	if (uplink_controller(q->a->uplink)[0])
 		say(q->e, "Senders on other nodes know of this node through the controller at %s.",
 		    uplink_controller(q->a->uplink));

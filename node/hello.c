@@ -72,3 +72,39 @@ void hello_deinit(struct hello *hello)
 	free(hello->segments);
 	free(hello->nodes);
 }
+
+Mcmesh__V1__MemberChange *hello_row_new(uint32_t segment, const struct addr *group,
+					const struct filter *filter)
+{
+	Mcmesh__V1__MemberChange *row = malloc(sizeof(*row));
+	size_t len;
+
+	if (!row)
+		return NULL;
+	mcmesh__v1__member_change__init(row);
+	row->segment = segment;
+	row->group.data = (uint8_t *)addr_to_wire(group, &len);
+	row->group.len = len;
+	row->deleted = filter_is_none(filter);
+	row->mode = filter->mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE
+						   : MCMESH__V1__FILTER__MODE__INCLUDE;
+	if (filter->n_sources) {
+		row->sources = calloc(filter->n_sources, sizeof(*row->sources));
+		if (!row->sources) {
+			free(row);
+			return NULL;
+		}
+	}
+	row->n_sources = filter->n_sources;
+	for (uint32_t i = 0; i < filter->n_sources; i++) {
+		row->sources[i].data = (uint8_t *)addr_to_wire(&filter->sources[i], &len);
+		row->sources[i].len = len;
+	}
+	return row;
+}
+
+void hello_row_free(Mcmesh__V1__MemberChange *row)
+{
+	free(row->sources);
+	free(row);
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What an agent's first message says of its mirror. Pure. */
+/* What an agent's first message says of its mirror, and a row of its reports. Pure. */
 #include "mcmesh/v1/node.pb-c.h"
 #include "node/mirror.h"
 
@@ -20,3 +20,8 @@ struct hello {
  * the mirror. 0 or -ENOMEM. */
 int hello_init(struct hello *hello, const struct mirror *mirror);
 void hello_deinit(struct hello *hello);
+
+/* A member as a report has it; borrows the addresses. NULL: out of memory. */
+Mcmesh__V1__MemberChange *hello_row_new(uint32_t segment, const struct addr *group,
+					const struct filter *filter);
+void hello_row_free(Mcmesh__V1__MemberChange *row);

@@ -30,6 +30,8 @@ struct member {
 	struct filter filter;
 	bool due;	/* on the due list */
 	bool in_flight; /* in the report that is not accepted yet */
+	bool was_refused;
+	char *refusal; /* why a quota refused it; NULL: none did */
 	struct member *prev, *next;
 	struct member *flight_prev, *flight_next;
 	UT_hash_handle hh;
@@ -58,7 +60,8 @@ struct uplink {
 	struct member *due;
 	struct member *flight;
 	uint64_t sequence;
-	uint64_t accepted; /* the log's revision that has the last accepted report */
+	uint64_t refused_retry_ms; /* 0: no member is refused */
+	uint64_t accepted;	   /* the log's revision that has the last accepted report */
 	bool in_flight;
 	bool full_due; /* a full report is to be made, from whole_at_ms on */
 
@@ -119,6 +122,7 @@ void uplink_free(struct uplink *u)
 	HASH_ITER (hh, u->members, m, next) {
 		HASH_DEL(u->members, m);
 		filter_deinit(&m->filter);
+		free(m->refusal);
 		free(m);
 	}
 	free(u);
@@ -170,21 +174,30 @@ static void member_free(struct uplink *u, struct member *m)
 	member_land(u, m);
 	HASH_DEL(u->members, m);
 	filter_deinit(&m->filter);
+	free(m->refusal);
 	free(m);
 }
 
-int uplink_member_set(struct uplink *u, uint32_t segment, const struct addr *group,
-		      const struct filter *filter)
+static struct member *member_find(const struct uplink *u, uint32_t segment,
+				  const struct addr *group)
 {
 	struct member_key key;
-	struct filter copy;
 	struct member *m;
-	int r;
 
 	memset(&key, 0, sizeof(key));
 	key.segment = segment;
 	key.group = *group;
 	HASH_FIND(hh, u->members, &key, sizeof(key), m);
+	return m;
+}
+
+int uplink_member_set(struct uplink *u, uint32_t segment, const struct addr *group,
+		      const struct filter *filter)
+{
+	struct member *m = member_find(u, segment, group);
+	struct filter copy;
+	int r;
+
 	if (m && filter_equal(&m->filter, filter))
 		return 0;
 	r = filter_copy(&copy, filter);
@@ -196,7 +209,8 @@ int uplink_member_set(struct uplink *u, uint32_t segment, const struct addr *gro
 			filter_deinit(&copy);
 			return -ENOMEM;
 		}
-		m->key = key;
+		m->key.segment = segment;
+		m->key.group = *group;
 		HASH_ADD(hh, u->members, key, sizeof(m->key), m);
 	}
 	filter_deinit(&m->filter);
@@ -240,17 +254,14 @@ struct report {
 
 static void report_deinit(struct report *r)
 {
-	for (size_t i = 0; i < r->message.n_members; i++) {
-		free(r->rows[i]->sources);
-		free(r->rows[i]);
-	}
+	for (size_t i = 0; i < r->message.n_members; i++)
+		hello_row_free(r->rows[i]);
 	free(r->rows);
 }
 
 static int report_add(struct uplink *u, struct report *r, struct member *m)
 {
 	Mcmesh__V1__MemberChange *row;
-	size_t len;
 
 	if (r->message.n_members == r->cap) {
 		size_t cap = r->cap ? r->cap * 2 : 16;
@@ -261,28 +272,9 @@ static int report_add(struct uplink *u, struct report *r, struct member *m)
 		r->rows = grown;
 		r->cap = cap;
 	}
-	row = malloc(sizeof(*row));
+	row = hello_row_new(m->key.segment, &m->key.group, &m->filter);
 	if (!row)
 		return -ENOMEM;
-	mcmesh__v1__member_change__init(row);
-	row->segment = m->key.segment;
-	row->group.data = (uint8_t *)addr_to_wire(&m->key.group, &len);
-	row->group.len = len;
-	row->deleted = filter_is_none(&m->filter);
-	row->mode = m->filter.mode == FILTER_EXCLUDE ? MCMESH__V1__FILTER__MODE__EXCLUDE
-						     : MCMESH__V1__FILTER__MODE__INCLUDE;
-	if (m->filter.n_sources) {
-		row->sources = calloc(m->filter.n_sources, sizeof(*row->sources));
-		if (!row->sources) {
-			free(row);
-			return -ENOMEM;
-		}
-	}
-	row->n_sources = m->filter.n_sources;
-	for (uint32_t i = 0; i < m->filter.n_sources; i++) {
-		row->sources[i].data = (uint8_t *)addr_to_wire(&m->filter.sources[i], &len);
-		row->sources[i].len = len;
-	}
 	r->rows[r->message.n_members++] = row;
 	r->bytes += 32 + row->n_sources * 20;
 	member_take_off(u, m);
@@ -345,10 +337,25 @@ static void report_delta(struct uplink *u, uint64_t now_ms)
 	report_deinit(&report);
 }
 
+/* There may be room by now. */
+static void refusals_retry(struct uplink *u, uint64_t now_ms)
+{
+	struct member *m, *next;
+
+	if (!u->refused_retry_ms || now_ms < u->refused_retry_ms)
+		return;
+	u->refused_retry_ms = 0;
+	HASH_ITER (hh, u->members, m, next) {
+		if (m->refusal)
+			member_mark(u, m);
+	}
+}
+
 void uplink_flush(struct uplink *u, uint64_t now_ms)
 {
 	if (u->state != UP || u->in_flight)
 		return;
+	refusals_retry(u, now_ms);
 	if (u->full_due && now_ms >= u->options.whole_at_ms) {
 		u->full_due = false;
 		report_full(u, now_ms);
@@ -427,7 +434,7 @@ static void own_settle_segment(uint32_t segment, uint64_t revision, void *userda
 		return;
 	mirror_own_begin(u->mirror, segment);
 	HASH_ITER (hh, u->members, m, next) {
-		if (m->key.segment == segment && !filter_is_none(&m->filter) &&
+		if (m->key.segment == segment && !m->refusal && !filter_is_none(&m->filter) &&
 		    mirror_own_row(u->mirror, segment, &m->key.group, &m->filter) < 0)
 			return; /* at a later ack */
 	}
@@ -579,18 +586,52 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	uplink_flush(u, now_ms);
 }
 
+/* What was reported now and is not refused again is in. */
+static void refusals_forget(struct uplink *u)
+{
+	struct member *m;
+
+	DL_FOREACH2(u->flight, m, flight_next)
+	{
+		m->was_refused = m->refusal != NULL;
+		free(m->refusal);
+		m->refusal = NULL;
+	}
+}
+
+static void on_refusal(struct uplink *u, const Mcmesh__V1__Refusal *refusal, uint64_t now_ms)
+{
+	struct member *m;
+	struct addr group;
+
+	u->counters[UPLINK_C_REFUSED]++;
+	if (addr_from_wire(refusal->group.data, refusal->group.len, &group) < 0)
+		return;
+	m = member_find(u, refusal->segment, &group);
+	if (!m)
+		return;
+	free(m->refusal);
+	m->refusal = strdup(refusal->reason);
+	u->refused_retry_ms = now_ms + UPLINK_REFUSED_RETRY_MS;
+	/* Said once, not at each retry. */
+	if (!m->was_refused)
+		u->ops.refused(refusal->segment, &group, refusal->reason, u->userdata);
+}
+
+const char *uplink_refusal(const struct uplink *u, uint32_t segment, const struct addr *group)
+{
+	struct member *m = member_find(u, segment, group);
+
+	return m ? m->refusal : NULL;
+}
+
 static void on_accepted(struct uplink *u, const Mcmesh__V1__Accepted *a, uint64_t now_ms)
 {
 	if (!u->in_flight || a->sequence != u->sequence)
 		return;
-	for (size_t i = 0; i < a->n_refused; i++) {
-		const Mcmesh__V1__Refusal *refusal = a->refused[i];
-		struct addr group;
-
-		u->counters[UPLINK_C_REFUSED]++;
-		if (addr_from_wire(refusal->group.data, refusal->group.len, &group) == 0)
-			u->ops.refused(refusal->segment, &group, refusal->reason, u->userdata);
-	}
+	refusals_forget(u);
+	for (size_t i = 0; i < a->n_refused; i++)
+		on_refusal(u, a->refused[i], now_ms);
 	u->accepted = a->revision;
 	members_accepted(u);
 	uplink_flush(u, now_ms);
@@ -731,6 +772,8 @@ uint64_t uplink_next_ms(const struct uplink *u)
 	next = min_u64(u->heard_ms + 3 * u->heartbeat_ms, u->sent_ms + u->heartbeat_ms);
 	if (u->ack_ready)
 		next = min_u64(next, u->acked_ms + UPLINK_ACK_INTERVAL_MS);
+	if (u->refused_retry_ms && !u->in_flight)
+		next = min_u64(next, u->refused_retry_ms);
 	if (u->full_due && !u->in_flight)
 		next = min_u64(next, u->options.whole_at_ms);
 	return next;

@@ -41,7 +41,8 @@ struct uplink;
 #ifndef UPLINK_REPORT_BYTES
 #define UPLINK_REPORT_BYTES (256 * 1024) /* a report message is cut near this size */
 #endif
-#define UPLINK_ACK_INTERVAL_MS 50
+#define UPLINK_REFUSED_RETRY_MS 10000
+#define UPLINK_ACK_INTERVAL_MS	50
 
 struct uplink_options {
 	const char *node;
@@ -68,7 +69,7 @@ struct uplink_ops {
 	/* The session began (controller), or ended or could not be had (NULL, with
 	 * the reason; once until one begins). */
 	void (*session)(const char *controller, const char *reason, void *userdata);
-	/* A quota refused this member. */
+	/* A quota refused this member; told once until it is in. */
 	void (*refused)(uint32_t segment, const struct addr *group, const char *reason,
 			void *userdata);
 };
@@ -103,6 +104,8 @@ uint64_t uplink_next_ms(const struct uplink *uplink);
 const char *uplink_controller(const struct uplink *uplink);
 /* Why there is none, or "". */
 const char *uplink_detail(const struct uplink *uplink);
+/* Why the controller refused this member, or NULL; it is asked again now and then. */
+const char *uplink_refusal(const struct uplink *uplink, uint32_t segment, const struct addr *group);
 
 enum uplink_counter {
 	UPLINK_C_SESSIONS,     /* sessions begun */

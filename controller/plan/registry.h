@@ -12,6 +12,7 @@
 #include <uthash.h>
 
 #include "common/addr.h"
+#include "controller/plan/bucket.h"
 
 #define REGISTRY_NAME_MAX    64 /* with NUL; RFC 1123 label length */
 #define REGISTRY_VERSION_MAX 64
@@ -43,6 +44,7 @@ struct registry_node {
 	bool lost;
 	bool published;			  /* the store was told that it is silent */
 	char holder[REGISTRY_HOLDER_MAX]; /* the other controller; "": none */
+	struct bucket changes, sessions;  /* its quotas */
 	bool removing;			  /* its withdrawal is on the way to the store */
 	uint64_t removal_ms;		  /* not before, after one that the store refused */
 	uint64_t heard_ms;

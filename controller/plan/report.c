@@ -12,6 +12,13 @@ struct row_key {
 	struct addr group;
 };
 
+/* Members that the report itself adds. */
+struct growth {
+	uint32_t segment;
+	uint64_t n;
+	UT_hash_handle hh;
+};
+
 struct row {
 	struct row_key key;
 	bool deleted;
@@ -22,6 +29,7 @@ struct row {
 struct report {
 	struct report_limits limits;
 	struct row *rows;
+	struct growth *growth;
 	struct report_refusal *refusals;
 	size_t n_refusals, n_refusals_allocated;
 	struct log_change *changes;
@@ -39,12 +47,23 @@ int report_new(const struct report_limits *limits, struct report **ret_report)
 	return 0;
 }
 
+static void growth_clear(struct report *report)
+{
+	struct growth *g, *tmp;
+
+	HASH_ITER (hh, report->growth, g, tmp) {
+		HASH_DEL(report->growth, g);
+		free(g);
+	}
+}
+
 void report_free(struct report *report)
 {
 	struct row *row, *tmp;
 
 	if (!report)
 		return;
+	growth_clear(report);
 	HASH_ITER (hh, report->rows, row, tmp) {
 		HASH_DEL(report->rows, row);
 		filter_deinit(&row->filter);
@@ -205,6 +224,44 @@ static int withdraw_named(struct report *report, const struct log *log, const ch
 	return 0;
 }
 
+/* One member more in the segment? -EDQUOT: not by its quota. */
+static int segment_grow(struct report *report, const struct log *log, uint32_t segment)
+{
+	const struct log_segment *log_segment = log_segment_find(log, segment);
+	uint64_t live = log_segment ? log_segment->n_live : 0;
+	struct growth *g;
+
+	HASH_FIND(hh, report->growth, &segment, sizeof(segment), g);
+	if (live + (g ? g->n : 0) >= report->limits.members_per_segment)
+		return -EDQUOT;
+	if (!g) {
+		g = calloc(1, sizeof(*g));
+		if (!g)
+			return -ENOMEM;
+		g->segment = segment;
+		HASH_ADD(hh, report->growth, segment, sizeof(g->segment), g);
+	}
+	g->n++;
+	return 0;
+}
+
+/* A member that the log does not have yet. 0; 1: refused. */
+static int admit(struct report *report, const struct log *log, const struct row *row,
+		 size_t n_members)
+{
+	const char *why = "the node has as many groups as limits.groups_per_node allows";
+	int r = -EDQUOT;
+
+	if (n_members < report->limits.groups_per_node) {
+		why = "the segment has as many members as limits.members_per_segment allows";
+		r = segment_grow(report, log, row->key.segment);
+	}
+	if (r != -EDQUOT)
+		return r;
+	r = report_refuse(report, row->key.segment, &row->key.group, why);
+	return r < 0 ? r : 1;
+}
+
 int report_diff(struct report *report, const struct log *log, const char *name, bool full,
 		const struct log_change **ret_changes, size_t *ret_n)
 {
@@ -215,6 +272,7 @@ int report_diff(struct report *report, const struct log *log, const char *name, 
 	int r;
 
 	report->n_changes = 0;
+	growth_clear(report);
 	r = full ? withdraw(report, log, name, true) : withdraw_named(report, log, name);
 	if (r < 0)
 		return r;
@@ -227,13 +285,11 @@ int report_diff(struct report *report, const struct log *log, const char *name, 
 				     NULL);
 		if (have && filter_equal(&have->filter, &row->filter))
 			continue;
-		if (!have && n_members >= report->limits.groups_per_node) {
-			r = report_refuse(report, row->key.segment, &row->key.group,
-					  "the node has as many groups as its quota allows");
-			if (r < 0)
-				return r;
+		r = have ? 0 : admit(report, log, row, n_members);
+		if (r < 0)
+			return r;
+		if (r)
 			continue;
-		}
 		n_members += !have;
 		r = change_add(report, &(struct log_change){ .kind = LOG_MEMBER,
 							     .segment = row->key.segment,

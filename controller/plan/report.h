@@ -16,6 +16,7 @@
 struct report_limits {
 	uint32_t groups_per_node;
 	uint32_t sources_per_member;
+	uint32_t members_per_segment; /* of all nodes */
 };
 
 struct report_refusal {

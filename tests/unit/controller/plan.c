@@ -9,7 +9,7 @@
 #include "controller/plan/report.h"
 
 static const uint8_t epoch[EPOCH_LEN] = { 1, 2, 3 };
-static const struct report_limits limits = { 4, 2 };
+static const struct report_limits limits = { 4, 2, 100 };
 
 static struct addr group(uint32_t n)
 {
@@ -268,6 +268,42 @@ Test(report, full_sweeps_and_refresh_changes_nothing)
 	cr_assert_eq(n, 2);
 	cr_assert(changes[0].deleted);
 	cr_assert(addr_equal(&changes[0].group, &one));
+	report_free(report);
+	log_free(log);
+}
+
+Test(report, S14_a_segment_has_a_quota_of_its_own_and_room_is_used_again)
+{
+	static const struct report_limits two = { 10, 10, 2 };
+	const struct report_refusal *refusals;
+	const struct log_change *changes;
+	struct report *report;
+	struct filter f = { FILTER_EXCLUDE, 0, NULL };
+	struct addr g;
+	struct log *log;
+	bool widened;
+	size_t n;
+
+	cr_assert_eq(log_new(epoch, 0, 10, &log), 0);
+	cr_assert_eq(report_new(&two, &report), 0);
+	for (uint32_t i = 1; i <= 6; i++) {
+		g = group(i);
+		f.mode = FILTER_EXCLUDE;
+		cr_assert_eq(report_put(report, 1 + i % 2, &g, &f, &widened), 0);
+	}
+	cr_assert_eq(report_diff(report, log, "n1", true, &changes, &n), 0);
+	cr_assert_eq(n, 4, "two in each segment");
+	cr_assert_eq(report_refusals(report, &refusals), 2);
+	cr_assert_eq(log_apply(log, 1, changes, n), 0);
+	report_free(report);
+	/* Another node has no room; a change of what is there needs none. */
+	cr_assert_eq(report_new(&two, &report), 0);
+	g = group(1);
+	f.mode = FILTER_EXCLUDE;
+	cr_assert_eq(report_put(report, 2, &g, &f, &widened), 0);
+	cr_assert_eq(report_diff(report, log, "n2", false, &changes, &n), 0);
+	cr_assert_eq(n, 0);
+	cr_assert_eq(report_refusals(report, &refusals), 1);
 	report_free(report);
 	log_free(log);
 }

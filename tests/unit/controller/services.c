@@ -190,3 +190,48 @@ Test(services, members_outlive_the_session_until_the_hold_time)
 	cr_assert_eq(log_node_find(c->log, "n1")->n_members, 0);
 	cr_assert_not(b.closed);
 }
+
+static void configure_quotas(struct controller_config *settings)
+{
+	settings->limits.changes_per_second = 20;
+	settings->limits.sessions_per_minute = 2;
+}
+
+Test(quotas, S14_changes_beyond_the_rate_wait_and_the_last_state_wins, .fini = teardown,
+     .timeout = 60)
+{
+	static struct agent a, b;
+	uint64_t start;
+
+	setup_with(configure_quotas);
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	agent_report(&a, 1, true, 0);
+	/* More than there is goes through whole, and is owed. */
+	start = controller_now_ms();
+	agent_report_many(&a, 2, false, 0, 40, 0);
+	cr_assert_eq(c->counters.reports_throttled, 0);
+	agent_report(&a, 3, false, 9);
+	cr_assert_eq(c->counters.reports_throttled, 1);
+	cr_assert_geq(controller_now_ms() - start, 900);
+	cr_assert_not(a.closed);
+	/* Another node is not held up. */
+	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2 });
+	agent_report(&b, 1, true, 7);
+	cr_assert_eq(c->counters.reports_throttled, 1);
+}
+
+Test(quotas, S14_sessions_beyond_the_rate_are_refused, .fini = teardown, .timeout = 60)
+{
+	static struct agent a[3];
+
+	setup_with(configure_quotas);
+	for (uint64_t i = 0; i < 3; i++) {
+		agent_open(&a[i],
+			   &(struct hello){ .node = "n1", .vtep = 1, .instance = 1, .attempt = i });
+		UNTIL(a[i].session || a[i].closed);
+	}
+	UNTIL(a[2].closed);
+	cr_assert_eq(a[2].status, RPC_RESOURCE_EXHAUSTED);
+	cr_assert_eq(c->counters.sessions_throttled, 1);
+	cr_assert_not(a[1].closed, "who is refused takes nothing over");
+}

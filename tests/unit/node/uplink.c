@@ -11,6 +11,7 @@ static char sent[128][96];
 static size_t n_sent, n_connects, n_disconnects;
 static uint64_t last_sequence;
 static char session_text[128];
+static size_t n_told;
 
 static void on_connect(const char *target, void *userdata)
 {
@@ -61,6 +62,7 @@ static void on_epoch(const uint8_t *epoch, void *userdata)
 static void on_refused(uint32_t segment, const struct addr *group, const char *reason,
 		       void *userdata)
 {
+	n_told++;
 }
 
 static void no_remote(const struct addr *vtep, const char *node, void *userdata)
@@ -140,12 +142,17 @@ static void up(struct bed *b, uint64_t now)
 	welcome(b, now);
 }
 
+static Mcmesh__V1__Refusal **refusals;
+static size_t n_refusals;
+
 static void accepted(struct bed *b, uint64_t sequence, uint64_t now)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	Mcmesh__V1__Accepted a = MCMESH__V1__ACCEPTED__INIT;
 
 	a.sequence = sequence;
+	a.refused = refusals;
+	a.n_refused = n_refusals;
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_ACCEPTED;
 	m.accepted = &a;
 	uplink_message(b->uplink, &m, now);
@@ -425,5 +432,40 @@ Test(uplink, one_that_lost_its_node_to_a_newer_session_waits)
 	up(&b, 0);
 	uplink_closed(b.uplink, 10, "a newer session of this node took over", 5000);
 	cr_assert_geq(uplink_next_ms(b.uplink), 5000 + ROTA_REFUSED_MS / 2);
+	drop(&b);
+}
+
+Test(uplink, S14_a_refused_member_is_told_once_and_asked_for_again)
+{
+	struct bed b = make(controllers, 0);
+	Mcmesh__V1__Refusal refusal = MCMESH__V1__REFUSAL__INIT, *list = &refusal;
+	struct addr group = addr_v4_be32(__builtin_bswap32(0xef010101u));
+	uint8_t wire[4] = { 239, 1, 1, 1 };
+
+	join(&b, 1, true);
+	join(&b, 2, true);
+	up(&b, 0);
+	refusal.segment = 1;
+	refusal.group = (ProtobufCBinaryData){ 4, wire };
+	refusal.reason = (char *)"full";
+	refusals = &list;
+	n_refusals = 1;
+	accepted(&b, last_sequence, 10);
+	cr_assert_eq(n_told, 1);
+	cr_assert_str_eq(uplink_refusal(b.uplink, 1, &group), "full");
+	n_sent = 0;
+	uplink_flush(b.uplink, 10 + UPLINK_REFUSED_RETRY_MS - 1);
+	cr_assert_eq(count("report DELTA 1"), 0);
+	uplink_flush(b.uplink, 10 + UPLINK_REFUSED_RETRY_MS);
+	cr_assert_eq(count("report DELTA 1"), 1, "only the refused one");
+	accepted(&b, last_sequence, 10 + UPLINK_REFUSED_RETRY_MS);
+	cr_assert_eq(n_told, 1, "not again");
+	n_refusals = 0;
+	uplink_flush(b.uplink, 10 + 2 * UPLINK_REFUSED_RETRY_MS);
+	accepted(&b, last_sequence, 10 + 2 * UPLINK_REFUSED_RETRY_MS);
+	cr_assert_null(uplink_refusal(b.uplink, 1, &group));
+	n_sent = 0;
+	uplink_flush(b.uplink, 10 + 9 * UPLINK_REFUSED_RETRY_MS);
+	cr_assert_eq(n_sent, 0, "it is in");
 	drop(&b);
 }
