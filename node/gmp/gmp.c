@@ -4,9 +4,11 @@
  *
  * A port (querier.c) holds per-family querier state and a list of groups
  * (group.c), each the RFC 9776 section 6 state of one (port, group); MLD is the
- * same machine with other addresses. wire.c and encode.c know bytes and no
- * state. Groups are found through one open-addressed table, and what is due
- * through one heap (timer.c), so neither a report nor a tick scans.
+ * same machine with other addresses. A port with a router on it (router.c) has
+ * the host side as well: proxy.c tells the router what all others want, as one
+ * host. wire.c and encode.c know bytes and no state. Groups are found through one
+ * open-addressed table, and what is due through one heap (timer.c), so neither a
+ * report nor a tick scans.
  *
  * Ownership: struct gmp owns ports, ports own groups. Thread: the caller's one.
  * The caller executes the effects; nothing here does I/O or reads a clock.

@@ -4,7 +4,7 @@
 /*
  * Group management engine: the router side of IGMPv1/2/3 (RFC 1112, 2236,
  * 9776) and MLDv1/2 (RFC 2710, 9777) for many ports, as a snooping switch runs
- * it (RFC 4541). Pure: no socket, no clock, no allocation that the caller
+ * it (RFC 4541), and towards routers their host side (RFC 4605). Pure: no socket, no clock, no allocation that the caller
  * cannot see fail. Frames and facts and the time go in; effects come out.
  *
  * Time is milliseconds of any clock that never steps back. A timer set to
