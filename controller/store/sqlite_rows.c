@@ -372,7 +372,9 @@ static int key_read(sqlite3_stmt *st, struct log_change *c, struct kept *kept)
 				  .deleted = sqlite3_column_int(st, 1) };
 	if (has_group) {
 		memcpy(&c->group, sqlite3_column_blob(st, 6), sizeof(c->group));
-		if (!addr_is_multicast(&c->group))
+		/* The null group stands for every group. */
+		if (!addr_is_multicast(&c->group) &&
+		    !(kind == LOG_MEMBER && addr_is_null(&c->group)))
 			return -EBADMSG;
 	}
 	return 0;

@@ -264,6 +264,19 @@ def test_F04_router_port_gets_what_nobody_joined_from_other_nodes(lab, group):
              lambda: lab.grown("n1", before).get("drop_unregistered"))
 
 
+def test_F04_router_port_outlives_the_controller(lab, group):
+    """Every group is a row of its store as any other."""
+    with router_on(lab, "n2p2", interval_s=10) as router:
+        lab.wait_route("n1", EVERY, remotes=["n2"])
+        lab.command("kill", "controller", "c1")
+        lab.command("start", "controller", "c1")
+        lab.wait("the agents are back", lab.ready, 10)
+        lab.command("restart", "agent", "n1")
+        lab.wait("the agent is back", lab.ready, 10)
+        everything_once(lab, router, "n2p2", group)
+        assert lab.ctl("verify").returncode == 0
+
+
 def test_F04_router_port_gets_ipv6_too(lab):
     group = "ff1e::7777"
     frame = wire.ipv6("n1p1", group, 17, struct.pack("!HHHH", 4000, 5000, 12, 0) + b"six.", 8)
