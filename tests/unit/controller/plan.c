@@ -332,3 +332,106 @@ Test(report, quota_refuses_the_item_only_and_sources_widen)
 	report_free(report);
 	log_free(log);
 }
+
+/* ---- what a store gives back -------------------------------------------------------- */
+
+/* The rows of one log into another, as a store would. */
+static struct log *loaded(struct log *from, uint64_t floor, uint64_t revision)
+{
+	struct log_row *row = log_after(from, 0);
+	struct log *log;
+
+	cr_assert_eq(log_new(epoch, revision, 100, &log), 0);
+	log_load_begin(log, floor);
+	for (; row; row = TAILQ_NEXT(row, by_log)) {
+		struct log_change c = { .kind = row->key.kind,
+					.segment = row->key.segment,
+					.node = row->node->name,
+					.group = row->key.group,
+					.deleted = row->deleted,
+					.filter = row->filter };
+
+		cr_assert_eq(log_apply(log, row->revision, &c, 1), 0);
+	}
+	log_load_end(log, revision);
+	return log;
+}
+
+Test(loading, older_digests_are_not_made_up)
+{
+	struct log *log, *again;
+	struct log_segment *s;
+	struct digest at;
+
+	cr_assert_eq(log_new(epoch, 0, 100, &log), 0);
+	for (uint32_t i = 0; i < 5; i++)
+		apply(log, member("n1", i, false)); /* 1..5 */
+	apply(log, member("n1", 0, true));	    /* 6: the row of 1 is at the end */
+	again = loaded(log, 0, 9);
+	s = log_segment_find(again, 1);
+	cr_assert_eq(log_revision(again), 9);
+	cr_assert_eq(log_tombstones(again), 1);
+	cr_assert(log_digest_at(s, 6, &at) && at.sum == log_segment_find(log, 1)->digest.sum);
+	cr_assert(log_digest_at(s, 9, &at) && at.sum == log_segment_find(log, 1)->digest.sum);
+	/* At 5 there was a row that is not known as it was. */
+	cr_assert_not(log_digest_at(s, 5, &at));
+	cr_assert_eq(log_segment_after(s, 5)->revision, 6);
+	apply(again, member("n1", 7, false)); /* 10 */
+	cr_assert(log_digest_at(s, 9, &at) && at.sum == log_segment_find(log, 1)->digest.sum);
+	cr_assert(log_digest_at(s, 10, &at) && at.sum == s->digest.sum);
+	log_free(again);
+	log_free(log);
+}
+
+Test(loading, who_is_before_the_floor_needs_a_snapshot)
+{
+	struct log *log, *again;
+
+	cr_assert_eq(log_new(epoch, 0, 100, &log), 0);
+	apply(log, member("n1", 1, false));
+	again = loaded(log, 50, 60);
+	cr_assert_eq(log_floor(again), 50);
+	cr_assert_eq(log_segment_find(again, 1)->floor, 50);
+	cr_assert_eq(log_segment_get(again, 2)->floor, 50);
+	cr_assert_eq(log_segment_find(again, 1)->n_live, 1);
+	log_free(again);
+	log_free(log);
+}
+
+Test(loading, another_epoch_has_other_digests)
+{
+	static const uint8_t other[EPOCH_LEN] = { 9 };
+	struct digest sum = { 0 }, at;
+	struct log_segment *s;
+	struct log_row *row;
+	struct log *log;
+
+	cr_assert_eq(log_new(epoch, 0, 100, &log), 0);
+	for (uint32_t i = 0; i < 5; i++)
+		apply(log, member("n1", i, i == 3));
+	log_renew(log, other);
+	s = log_segment_find(log, 1);
+	TAILQ_FOREACH(row, &s->rows, by_segment)
+	digest_add_member(&sum, other, 1, row->node->name, &row->key.group, &row->filter);
+	cr_assert(sum.sum == s->digest.sum && sum.rows == s->digest.rows);
+	cr_assert_not(log_digest_at(s, s->revision - 1, &at));
+	log_free(log);
+}
+
+Test(loading, silent_nodes_have_the_hold_time_again)
+{
+	struct registry_node *node;
+	struct registry *r;
+
+	cr_assert_eq(registry_new(&options, 0, &r), 0);
+	cr_assert_eq(registry_add(r, "n1", 0, &node), 0);
+	cr_assert_eq(registry_expired(r, 120000), node);
+	registry_hold_again(r, 120000);
+	cr_assert_null(registry_expired(r, 239999));
+	cr_assert_eq(registry_expired(r, 240000), node);
+	registry_set_complete(r);
+	registry_begin_again(r, 240000);
+	cr_assert_not(registry_is_complete(r, 359999));
+	cr_assert(registry_is_complete(r, 360000));
+	registry_free(r);
+}
