@@ -109,7 +109,7 @@ class Controller(Process):
         self.port = free_port()
         self.config = scratch / f"{name}.yaml"
         self.config.write_text(f'listen: ["127.0.0.1:{self.port}"]\nstore: "{store}"\n'
-                               f"name: {name}\nlog_level: warning\n")
+                               f"name: {name}\ninsecure: yes\nlog_level: warning\n")
         self.errors = scratch / f"{name}.log"
         self.start()
 

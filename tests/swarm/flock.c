@@ -80,7 +80,8 @@ struct flock {
 
 struct place {
 	uint32_t segment;
-	uint64_t revision;
+	uint64_t revision, snapshot_ended;
+	bool incomplete; /* since its log began, no snapshot swept */
 	struct digest digest;
 };
 
@@ -95,6 +96,16 @@ struct mirror {
 	size_t n_places;
 };
 
+size_t real_mirror_uncertain(const struct real_mirror *mirror);
+bool real_mirror_is_certain(const struct real_mirror *mirror, uint32_t segment);
+void real_mirror_own_begin(struct real_mirror *mirror, uint32_t segment);
+int real_mirror_own_row(struct real_mirror *mirror, uint32_t segment, const struct addr *group,
+			const struct filter *filter);
+void real_mirror_own_end(struct real_mirror *mirror, uint32_t segment);
+bool real_mirror_is_told(const struct real_mirror *mirror);
+uint64_t real_mirror_resumable(const struct real_mirror *mirror, uint32_t segment);
+uint64_t real_mirror_snapshot_ended(const struct real_mirror *mirror, uint32_t segment);
+void real_mirror_session_begin(struct real_mirror *mirror);
 int real_mirror_new(const char *self, const struct mirror_ops *ops, void *userdata,
 		    struct real_mirror **ret_mirror);
 void real_mirror_free(struct real_mirror *mirror);
@@ -514,7 +525,8 @@ void mirror_epoch_set(struct mirror *m, const uint8_t epoch[EPOCH_LEN])
 	}
 	memcpy(m->epoch, epoch, EPOCH_LEN);
 	for (size_t i = 0; i < m->n_places; i++)
-		m->places[i] = (struct place){ .segment = m->places[i].segment };
+		m->places[i] =
+			(struct place){ .segment = m->places[i].segment, .incomplete = true };
 }
 
 const uint8_t *mirror_epoch(const struct mirror *m)
@@ -563,6 +575,8 @@ int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 	if (!snapshot->end)
 		return 0;
 	p->revision = snapshot->revision;
+	p->snapshot_ended = snapshot->id;
+	p->incomplete &= !snapshot->complete;
 	p->digest = flock_total(m->flock, p->segment, p->revision);
 	return 0;
 }
@@ -621,4 +635,66 @@ void mirror_nodes_walk(const struct mirror *m,
 		if (name->known && name != m->self)
 			fn(name->text, &name->vtep, userdata);
 	}
+}
+
+/* Nothing is seeded here, so nothing is in doubt. */
+size_t mirror_uncertain(const struct mirror *m)
+{
+	return m->full ? real_mirror_uncertain(m->full) : 0;
+}
+
+bool mirror_is_certain(const struct mirror *m, uint32_t segment)
+{
+	return m->full ? real_mirror_is_certain(m->full, segment) : true;
+}
+
+void mirror_own_begin(struct mirror *m, uint32_t segment)
+{
+	if (m->full)
+		real_mirror_own_begin(m->full, segment);
+}
+
+int mirror_own_row(struct mirror *m, uint32_t segment, const struct addr *group,
+		   const struct filter *filter)
+{
+	return m->full ? real_mirror_own_row(m->full, segment, group, filter) : 0;
+}
+
+void mirror_own_end(struct mirror *m, uint32_t segment)
+{
+	if (m->full)
+		real_mirror_own_end(m->full, segment);
+}
+
+bool mirror_is_told(const struct mirror *m)
+{
+	return m->full ? real_mirror_is_told(m->full) : true;
+}
+
+uint64_t mirror_resumable(const struct mirror *m, uint32_t segment)
+{
+	const struct place *p = place_find(m, segment);
+
+	if (m->full)
+		return real_mirror_resumable(m->full, segment);
+	return p && !p->incomplete ? p->revision : 0;
+}
+
+uint64_t mirror_snapshot_ended(const struct mirror *m, uint32_t segment)
+{
+	const struct place *p = place_find(m, segment);
+
+	if (m->full)
+		return real_mirror_snapshot_ended(m->full, segment);
+	return p ? p->snapshot_ended : 0;
+}
+
+void mirror_session_begin(struct mirror *m)
+{
+	if (m->full) {
+		real_mirror_session_begin(m->full);
+		return;
+	}
+	for (size_t i = 0; i < m->n_places; i++)
+		m->places[i].snapshot_ended = 0;
 }
