@@ -10,14 +10,16 @@
  * A change marks its segment. At the end of the loop turn a round begins: the
  * segment's subs become ready, and its `goal` is the log's revision of that
  * moment. Ready subs are served FEED_PER_TURN at a time, so that a large fan-out
- * does not hold up other calls; what changes meanwhile waits for the next round.
- * So subs that start a round at the same revision end it at the same one, and
- * share the serialised bytes, also while the log moves on.
+ * does not hold up other calls. What changes meanwhile goes along to those who
+ * are not served yet while the delta is small (FEED_FRESH_ROWS), and to the
+ * others with the next round; beyond that it waits for it. So subs that start a
+ * round at the same revision share the serialised bytes, also while the log
+ * moves on.
  *
  * The next round begins coalesce_ms after the last began, and not before the
- * feed has rested for as long as the round took (FEED_REST_MAX_MS at most):
- * under load a round is long and gathers much, and half of the time is left for
- * what agents and operators say.
+ * feed has rested for half as long as the round took (FEED_REST_MAX_MS at most):
+ * under load a round is long and gathers much, and a third of the time is left
+ * for what agents and operators say.
  *
  * A delta is bounded and ends at a revision. When it ends before the newest
  * one, rows that changed again later are not in it, so the agent's state after
@@ -38,7 +40,9 @@
 
 struct cached {
 	uint64_t previous, revision;
-	uint64_t at; /* the log's revision of the segment when it was built */
+	uint64_t at;	    /* the log's revision of the segment when it was built */
+	uint64_t n_changes; /* of the segment until then */
+	size_t n_rows;
 	struct rpc_bytes *bytes;
 };
 
@@ -51,7 +55,8 @@ struct feed_segment {
 	struct log_segment *segment;
 	LIST_HEAD(, sub) subs;
 	bool dirty;
-	uint64_t goal; /* what the present round brings its subs to, at least */
+	uint64_t n_changes; /* ever, while it had subs */
+	uint64_t goal;	    /* what the present round brings its subs to, at least */
 	TAILQ_ENTRY(feed_segment) link, all;
 	struct cached cache[FEED_CACHE];
 	unsigned int next_cache;
@@ -178,6 +183,7 @@ void feed_changed(struct feed *feed, struct log_segment *segment)
 	if (!fs || LIST_EMPTY(&fs->subs))
 		return;
 	time_note(fs);
+	fs->n_changes++;
 	if (fs->dirty)
 		return;
 	fs->dirty = true;
@@ -315,7 +321,7 @@ static void resync(struct feed *feed, struct sub *sub, const char *reason)
 /* ---- deltas ------------------------------------------------------------------- */
 
 static struct rpc_bytes *delta_build(struct feed *feed, struct log_segment *segment,
-				     uint64_t previous, uint64_t *ret_revision)
+				     uint64_t previous, uint64_t *ret_revision, size_t *ret_rows)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	Mcmesh__V1__Delta delta = MCMESH__V1__DELTA__INIT;
@@ -346,28 +352,37 @@ static struct rpc_bytes *delta_build(struct feed *feed, struct log_segment *segm
 	arena_reset(&feed->arena);
 	feed->c->counters.delta_bytes_built++;
 	*ret_revision = delta.revision;
+	*ret_rows = n;
 	return bytes;
+}
+
+/* Would it be made again, for the sake of what came since? */
+static bool cached_is_fresh(const struct feed_segment *fs, const struct cached *cached)
+{
+	return cached->at >= fs->segment->revision ||
+	       cached->n_rows + (fs->n_changes - cached->n_changes) > FEED_FRESH_ROWS;
 }
 
 /* Bytes that bring who is at `previous` to `least`, if they fit one delta. */
 static const struct cached *delta_get(struct feed *feed, struct feed_segment *fs, uint64_t previous,
 				      uint64_t least)
 {
-	uint64_t at = log_revision(feed->c->log), revision;
-	struct rpc_bytes *bytes;
-	struct cached *cached;
+	struct cached *cached, made = { .previous = previous,
+					.at = log_revision(feed->c->log),
+					.n_changes = fs->n_changes };
 
 	for (size_t i = 0; i < FEED_CACHE; i++) {
 		cached = &fs->cache[i];
-		if (cached->bytes && cached->at >= least && cached->previous == previous)
+		if (cached->bytes && cached->at >= least && cached->previous == previous &&
+		    cached_is_fresh(fs, cached))
 			return cached;
 	}
-	bytes = delta_build(feed, fs->segment, previous, &revision);
-	if (!bytes)
+	made.bytes = delta_build(feed, fs->segment, previous, &made.revision, &made.n_rows);
+	if (!made.bytes)
 		abort();
 	cached = &fs->cache[fs->next_cache++ % FEED_CACHE];
 	rpc_bytes_free(cached->bytes);
-	*cached = (struct cached){ previous, revision, at, bytes };
+	*cached = made;
 	return cached;
 }
 
@@ -702,7 +717,7 @@ static void round_begin(struct feed *feed, uint64_t now_ms)
 
 static void round_end(struct feed *feed)
 {
-	uint64_t now_ms = controller_now_ms(), rest_ms = now_ms - feed->round_ms;
+	uint64_t now_ms = controller_now_ms(), rest_ms = (now_ms - feed->round_ms) / 2;
 
 	feed->in_round = false;
 	rest_ms = rest_ms < FEED_REST_MAX_MS ? rest_ms : FEED_REST_MAX_MS;
