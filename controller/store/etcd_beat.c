@@ -287,6 +287,9 @@ static void stall_turn(struct etcd *e, uint64_t now_ms)
 {
 	uint64_t since_ms = e->progress_ms > e->moved_ms ? e->progress_ms : e->moved_ms;
 
+	/* Behind, but it goes on: another member would not be faster. */
+	if (e->heard_ms > since_ms)
+		since_ms = e->heard_ms;
 	if (now_ms < since_ms + ETCD_STALL_MS)
 		return;
 	e->moved_ms = now_ms;

@@ -14,8 +14,9 @@
 #define ETCD_PREFIX_MAX	  128
 #define ETCD_ID_LEN	  16 /* characters */
 #define ETCD_TXN_PUTS	  120
+#define ETCD_SENT_MAX	  32 /* transactions on their way */
 #define ETCD_TXN_BYTES	  (512 * 1024)
-#define ETCD_OP_MS	  10000 /* then an operation fails */
+#define ETCD_OP_MS	  10000 /* then an operation fails, unless there is progress */
 #define ETCD_RETRY_MS	  200
 #define ETCD_BEAT_MS	  500
 #define ETCD_PROGRESS_MS  3000 /* without any: out of the game */
@@ -25,9 +26,9 @@
 #define ETCD_OPEN_MS	  10000 /* to find the cluster at start */
 #define ETCD_CLOSE_MS	  300	/* for what was asked last */
 #define ETCD_LOAD_MS	  60000
-#define ETCD_PAGE	  1000	 /* rows of one Range */
-#define ETCD_HISTORY_MAX  200000 /* revisions that a start goes back */
-#define ETCD_HISTORY_KEPT 10000	 /* that a compaction leaves at least */
+#define ETCD_PAGE	  1000	/* rows of one Range */
+#define ETCD_HISTORY_MAX  20000 /* revisions that a start goes back; etcd replays 10,000 a second */
+#define ETCD_HISTORY_KEPT 10000 /* that a compaction leaves at least */
 #define ETCD_COMPACT_MS	  (5 * 60 * 1000)
 #define ETCD_AUDIT_MS	  (3 * 60 * 1000)
 #define ETCD_PEERS_MAX	  64
@@ -110,14 +111,14 @@ struct etcd {
 	/* etcd_ops.c */
 	TAILQ_HEAD(, etcd_holder) active;
 	uint64_t last_write;
-	size_t n_ops;
+	size_t n_ops, n_sent;
 
 	/* etcd_beat.c */
 	struct rpc_call *renewals;
 	int64_t lease;
 	bool granting, beating;
 	uint64_t beat, beat_sent_ms, beat_at_ms, renew_at_ms, renewed_ms;
-	uint64_t progress_ms, moved_ms;
+	uint64_t progress_ms, moved_ms, heard_ms;
 	uint64_t ahead;		 /* an agent's revision that was not reached yet */
 	uint64_t asked_revision; /* the beat on its way must come after it */
 	uint64_t compacted, compacted_ms, compact_at_ms, compact_to, compact_next;

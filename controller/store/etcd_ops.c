@@ -276,8 +276,10 @@ static void op_send(struct etcd_op *op)
 			return;
 	}
 	if (etcd_client_call(op->e->client, TXN_PATH, &t->request.base,
-			     &etcdserverpb__txn_response__descriptor, answered, op) == 0)
-		op->state = OP_SENT;
+			     &etcdserverpb__txn_response__descriptor, answered, op) < 0)
+		return;
+	op->state = OP_SENT;
+	op->e->n_sent++;
 }
 
 /* ---- decisions ------------------------------------------------------------------------- */
@@ -411,6 +413,7 @@ static void answered(void *userdata, int status, const char *text, const Protobu
 	const Etcdserverpb__KeyValue *kv;
 	uint64_t revision;
 
+	op->e->n_sent--;
 	if (status != RPC_OK) {
 		op_retry(op, status, text);
 		return;
@@ -430,6 +433,20 @@ static void answered(void *userdata, int status, const char *text, const Protobu
 
 /* ---- the turn ------------------------------------------------------------------------- */
 
+/* More at once would only wait in etcd, until their calls' deadline. */
+static bool may_send(const struct etcd *e)
+{
+	return e->n_sent < ETCD_SENT_MAX && etcd_client_is_ready(e->client);
+}
+
+/* A store that is busy is no store that failed. */
+static uint64_t op_deadline_ms(const struct etcd_op *op)
+{
+	uint64_t progress_ms = op->e->progress_ms + ETCD_OP_MS;
+
+	return op->deadline_ms > progress_ms ? op->deadline_ms : progress_ms;
+}
+
 /* True: it is gone. */
 static bool op_turn(struct etcd_op *op, uint64_t now_ms)
 {
@@ -444,11 +461,11 @@ static bool op_turn(struct etcd_op *op, uint64_t now_ms)
 		op->state = OP_QUEUED;
 		op->retry_ms = 0;
 	}
-	if (now_ms >= op->deadline_ms) {
+	if (now_ms >= op_deadline_ms(op)) {
 		op_fail(op, -ETIMEDOUT);
 		return true;
 	}
-	if (op->state == OP_QUEUED && now_ms >= op->retry_ms && etcd_client_is_ready(op->e->client))
+	if (op->state == OP_QUEUED && now_ms >= op->retry_ms && may_send(op->e))
 		return op_step(op);
 	return false;
 }
@@ -470,10 +487,9 @@ static uint64_t op_next_ms(const struct etcd_op *op)
 {
 	if (op->state == OP_SENT)
 		return UINT64_MAX; /* the call has a deadline of its own */
-	if (op->state == OP_QUEUED && etcd_client_is_ready(op->e->client) &&
-	    op->retry_ms < op->deadline_ms)
+	if (op->state == OP_QUEUED && may_send(op->e))
 		return op->retry_ms;
-	return op->deadline_ms;
+	return op_deadline_ms(op);
 }
 
 uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms)

@@ -358,6 +358,8 @@ static void watch_message(struct rpc_call *call, const ProtobufCMessage *message
 									: "it cancelled the watch");
 		return;
 	}
+	if (m->n_events)
+		e->heard_ms = etcd_now_ms();
 	watch_events(e, m);
 	etcd_presence_tell(e);
 }

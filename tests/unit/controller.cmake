@@ -29,3 +29,7 @@ target_link_libraries(mcmesh-bench-store PRIVATE mcmesh_store)
 mcmesh_test(test_controller_access
 	SOURCES unit/controller/access.c unit/controller/harness.c LIBS mcmesh_controller)
 target_compile_definitions(test_controller_access PRIVATE SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+
+# Nor this: what etcd carries.
+add_executable(mcmesh-bench-shared EXCLUDE_FROM_ALL bench/shared.c)
+target_link_libraries(mcmesh-bench-shared PRIVATE mcmesh_store)
