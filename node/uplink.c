@@ -559,6 +559,11 @@ void uplink_closed(struct uplink *u, int status, const char *text, uint64_t now_
 
 static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t now_ms)
 {
+	if (u->state == GREETING &&
+	    (w->protocol < UPLINK_PROTOCOL_MIN || w->protocol > UPLINK_PROTOCOL_MAX)) {
+		drop_session(u, now_ms, "the controller speaks another version of the protocol");
+		return;
+	}
 	if (u->state != GREETING || w->epoch.len != EPOCH_LEN) {
 		u->counters[UPLINK_C_BAD_MESSAGES]++;
 		drop_session(u, now_ms, "the controller's Welcome is not one: is it mcmesh?");

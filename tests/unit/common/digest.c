@@ -49,7 +49,7 @@ static bool equal(const struct digest *a, const struct digest *b)
 	return memcmp(wire_a, wire_b, sizeof(wire_a)) == 0 && a->rows == b->rows;
 }
 
-Test(digest, order_does_not_matter)
+Test(digest, S10_order_does_not_matter)
 {
 	struct digest up = { 0 }, down = { 0 }, empty = { 0 };
 
@@ -77,7 +77,7 @@ Test(digest, each_field_counts)
 	}
 }
 
-Test(digest, doubled_row_does_not_vanish)
+Test(digest, S10_doubled_row_does_not_vanish)
 {
 	struct digest d = { 0 }, empty = { 0 };
 

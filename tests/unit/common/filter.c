@@ -78,7 +78,7 @@ static void check_pair(unsigned x, unsigned y)
 	filter_deinit(&ba);
 }
 
-Test(filter, merge_is_the_union_for_all_pairs)
+Test(filter, S04_merge_is_the_union_for_all_pairs)
 {
 	for (unsigned x = 0; x < 2 * SETS; x++) {
 		for (unsigned y = 0; y < 2 * SETS; y++)
@@ -86,7 +86,7 @@ Test(filter, merge_is_the_union_for_all_pairs)
 	}
 }
 
-Test(filter, limit_widens_and_never_narrows)
+Test(filter, S04_limit_widens_and_never_narrows)
 {
 	for (uint32_t max = 0; max <= UNIVERSE; max++) {
 		struct filter f = make(FILTER_INCLUDE, SETS - 1);

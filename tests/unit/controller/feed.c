@@ -24,7 +24,7 @@ static bool is_current(const struct agent *a)
 	       a->revision0 >= log_segment_find(c->log, 0)->revision;
 }
 
-Test(feed, change_after_idle_goes_out_in_the_same_turn)
+Test(feed, S02_change_after_idle_goes_out_in_the_same_turn)
 {
 	Mcmesh__V1__Report r = MCMESH__V1__REPORT__INIT;
 	Mcmesh__V1__MemberChange m = MCMESH__V1__MEMBER_CHANGE__INIT, *members = &m;
@@ -64,7 +64,7 @@ Test(feed, change_after_idle_goes_out_in_the_same_turn)
 	cr_assert_eq(b.changes, 2);
 }
 
-Test(feed, snapshot_larger_than_a_chunk_is_whole)
+Test(feed, S08_snapshot_larger_than_a_chunk_is_whole)
 {
 	static struct agent a, b;
 
@@ -80,7 +80,7 @@ Test(feed, snapshot_larger_than_a_chunk_is_whole)
 	cr_assert_eq(b.revision, log_revision(c->log));
 }
 
-Test(feed, slow_agent_costs_bounded_memory_and_catches_up)
+Test(feed, S13_slow_agent_costs_bounded_memory_and_catches_up)
 {
 	struct rpc_channel_options options = { 0 };
 	static struct agent a, slow;
@@ -174,7 +174,7 @@ Test(feed, bad_message_ends_its_own_session_only)
 	cr_assert_not(a.closed || b.closed);
 }
 
-Test(feed, bad_rows_are_refused_one_by_one)
+Test(feed, S14_bad_rows_are_refused_one_by_one)
 {
 	Mcmesh__V1__Report r = MCMESH__V1__REPORT__INIT;
 	Mcmesh__V1__MemberChange m[6], *members[6];
@@ -262,7 +262,7 @@ static struct rpc_call *watch(struct watched *w, const char *token, const char *
 	return call;
 }
 
-Test(feed, watch_resumes_after_its_token)
+Test(feed, S22_watch_resumes_after_its_token)
 {
 	static struct watched first, again, late, wrong;
 	static struct agent a, b;
@@ -305,7 +305,7 @@ static void setup_short_log(void)
 
 TestSuite(short_log, .init = setup_short_log, .fini = teardown, .timeout = 60);
 
-Test(short_log, token_that_the_log_forgot_is_out_of_range)
+Test(short_log, S22_token_that_the_log_forgot_is_out_of_range)
 {
 	static struct watched first, late;
 	static struct agent a, b;
@@ -348,7 +348,7 @@ Test(feed, watch_shows_changes_of_a_nodes_state)
 
 /* ---- a store that began empty -------------------------------------------------------- */
 
-Test(feed, fresh_log_is_complete_when_all_known_nodes_reported_or_the_hold_passed)
+Test(feed, S09_fresh_log_is_complete_when_all_known_nodes_reported_or_the_hold_passed)
 {
 	static struct agent a, b;
 	uint64_t turns = 0, end;

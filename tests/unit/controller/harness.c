@@ -130,7 +130,8 @@ void agent_open(struct agent *a, const struct hello *q)
 		rpc_channel_call(q->channel ? q->channel : channel, "/mcmesh.v1.NodeService/Sync",
 				 &mcmesh__v1__controller_message__descriptor, &ops, 0, a, &a->call),
 		0);
-	h.protocol_min = h.protocol_max = 1;
+	h.protocol_min = q->protocol_min ? q->protocol_min : 1;
+	h.protocol_max = q->protocol_max ? q->protocol_max : 1;
 	h.node = (char *)q->node;
 	h.vtep = q->v6 ? (ProtobufCBinaryData){ 16, vtep6 } : (ProtobufCBinaryData){ 4, vtep };
 	h.instance = (ProtobufCBinaryData){ 16, instance };

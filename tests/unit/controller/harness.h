@@ -48,6 +48,7 @@ struct hello {
 	const char *node;
 	uint8_t vtep, instance;
 	uint64_t attempt, revision;
+	uint32_t protocol_min, protocol_max; /* 0: this version */
 	const uint8_t *epoch;
 	const char *known;
 	bool v6;

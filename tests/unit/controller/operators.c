@@ -25,7 +25,7 @@ static void members_page(const char *token, char ret_group[64], char ret_token[2
 	protobuf_c_message_free_unpacked(answer, NULL);
 }
 
-Test(operators, pages_of_members_neither_repeat_nor_skip_while_rows_change)
+Test(operators, S22_pages_of_members_neither_repeat_nor_skip_while_rows_change)
 {
 	char group[64], token[256], first[256];
 	static struct agent a, b;
@@ -171,7 +171,7 @@ static void static_page(const char *token, char ret_port[64], char ret_token[256
 	protobuf_c_message_free_unpacked(answer, NULL);
 }
 
-Test(operators, static_members_go_down_as_configuration)
+Test(operators, S05_static_members_go_down_as_configuration)
 {
 	Mcmesh__V1__RemoveStaticMemberRequest q = MCMESH__V1__REMOVE_STATIC_MEMBER_REQUEST__INIT;
 	static struct agent a = { .on_config = on_config }, late = { .on_config = on_config };
@@ -271,7 +271,7 @@ static int drain(const char *node, bool cancel)
 	return ask("DrainNode", &q.base, D(drain_node_response), NULL);
 }
 
-Test(operators, members_of_a_drained_node_go_when_its_session_ends)
+Test(operators, S11_members_of_a_drained_node_go_when_its_session_ends)
 {
 	static struct agent a, b, again;
 
@@ -332,7 +332,7 @@ static void on_query(struct agent *a, const Mcmesh__V1__Query *query)
 	answer_part(a, query->id, "239.0.0.4", false); /* after the end */
 }
 
-Test(operators, routes_come_in_parts_as_one_answer)
+Test(operators, S23_routes_come_in_parts_as_one_answer)
 {
 	Mcmesh__V1__ListRoutesRequest q = MCMESH__V1__LIST_ROUTES_REQUEST__INIT;
 	static struct agent a = { .on_query = on_query }, b;
@@ -379,7 +379,7 @@ static void wait_close(struct rpc_call *call, int status, const char *text)
 	((struct waiting *)rpc_call_userdata(call))->closed = true;
 }
 
-Test(operators, wait_converged_waits_for_the_last_agent)
+Test(operators, S24_wait_converged_waits_for_the_last_agent)
 {
 	static const struct rpc_call_ops ops = { wait_message, NULL, wait_close };
 	Mcmesh__V1__WaitConvergedRequest q = MCMESH__V1__WAIT_CONVERGED_REQUEST__INIT;
@@ -412,7 +412,7 @@ Test(operators, wait_converged_waits_for_the_last_agent)
 	cr_assert_eq(w.nodes, 2);
 }
 
-Test(operators, verify_asks_and_compares)
+Test(operators, S23_verify_asks_and_compares)
 {
 	Mcmesh__V1__VerifyRequest q = MCMESH__V1__VERIFY_REQUEST__INIT;
 	static struct agent a = { .on_query = on_query };

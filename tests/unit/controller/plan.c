@@ -36,7 +36,7 @@ static void apply(struct log *log, struct log_change c)
 	cr_assert_eq(log_apply(log, log_revision(log) + 1, &c, 1), 0);
 }
 
-Test(log, resume_names_each_changed_row_once)
+Test(log, S07_resume_names_each_changed_row_once)
 {
 	struct log *log;
 	struct log_row *row;
@@ -55,7 +55,7 @@ Test(log, resume_names_each_changed_row_once)
 	log_free(log);
 }
 
-Test(log, floor_rises_with_forgotten_tombstones)
+Test(log, S07_floor_rises_with_forgotten_tombstones)
 {
 	struct log *log;
 	struct log_segment *s;
@@ -123,7 +123,7 @@ Test(log, keys_are_in_order)
 	log_free(log);
 }
 
-Test(log, cursor_survives_changes)
+Test(log, S08_cursor_survives_changes)
 {
 	struct log_cursor cursor = { 0 };
 	struct log *log;
@@ -153,7 +153,7 @@ static struct registry_node *connected(struct registry *r, const char *name, uin
 	return node;
 }
 
-Test(registry, stale_and_hold_at_their_deadlines)
+Test(registry, S11_stale_and_hold_at_their_deadlines)
 {
 	struct registry *r;
 	struct registry_node *node;
@@ -173,7 +173,7 @@ Test(registry, stale_and_hold_at_their_deadlines)
 	registry_free(r);
 }
 
-Test(registry, draining_skips_the_hold_when_the_session_ends)
+Test(registry, S11_draining_skips_the_hold_when_the_session_ends)
 {
 	struct registry *r;
 	struct registry_node *node;
@@ -187,7 +187,7 @@ Test(registry, draining_skips_the_hold_when_the_session_ends)
 	registry_free(r);
 }
 
-Test(registry, mass_silence_freezes_for_one_hold_time)
+Test(registry, S11_mass_silence_freezes_for_one_hold_time)
 {
 	struct registry *r;
 	char name[8];
@@ -216,7 +216,7 @@ Test(registry, mass_silence_freezes_for_one_hold_time)
 	registry_free(r);
 }
 
-Test(registry, complete_when_the_expected_reported_or_the_hold_passed)
+Test(registry, S09_complete_when_the_expected_reported_or_the_hold_passed)
 {
 	struct registry *r;
 
@@ -249,7 +249,7 @@ static struct report *report_of(uint32_t first, uint32_t n)
 	return report;
 }
 
-Test(report, full_sweeps_and_refresh_changes_nothing)
+Test(report, S04_full_sweeps_and_refresh_changes_nothing)
 {
 	const struct log_change *changes;
 	struct addr one = group(1);
@@ -308,7 +308,7 @@ Test(report, S14_a_segment_has_a_quota_of_its_own_and_room_is_used_again)
 	log_free(log);
 }
 
-Test(report, quota_refuses_the_item_only_and_sources_widen)
+Test(report, S14_quota_refuses_the_item_only_and_sources_widen)
 {
 	const struct report_refusal *refusals;
 	const struct log_change *changes;

@@ -4,7 +4,7 @@
 
 TestSuite(services, .init = setup, .fini = teardown, .timeout = 60);
 
-Test(services, join_arrives_as_delta_on_its_predecessor)
+Test(services, S06_join_arrives_as_delta_on_its_predecessor)
 {
 	static struct agent a, b;
 	uint64_t at;
@@ -24,7 +24,7 @@ Test(services, join_arrives_as_delta_on_its_predecessor)
 	cr_assert_eq(b.changes, 1);
 }
 
-Test(services, resume_gets_only_what_was_missed)
+Test(services, S07_resume_gets_only_what_was_missed)
 {
 	static struct agent a, b, again;
 
@@ -46,7 +46,7 @@ Test(services, resume_gets_only_what_was_missed)
 	cr_assert_eq(again.changes, 1);
 }
 
-Test(services, unknown_epoch_is_not_complete_until_known_nodes_reported)
+Test(services, S09_unknown_epoch_is_not_complete_until_known_nodes_reported)
 {
 	static const uint8_t other[EPOCH_LEN] = { 9 };
 	static struct agent a, b;
@@ -65,7 +65,7 @@ Test(services, unknown_epoch_is_not_complete_until_known_nodes_reported)
 	UNTIL(a.completes == 1);
 }
 
-Test(services, another_instance_is_refused_and_a_newer_session_takes_over)
+Test(services, S03_another_instance_is_refused_and_a_newer_session_takes_over)
 {
 	static struct agent a, other, newer;
 
@@ -83,7 +83,7 @@ Test(services, another_instance_is_refused_and_a_newer_session_takes_over)
 	cr_assert_eq(a.status, RPC_ABORTED);
 }
 
-Test(services, wrong_digest_resyncs_once_then_alarms)
+Test(services, S10_wrong_digest_resyncs_once_then_alarms)
 {
 	static const uint8_t wrong[16] = { 1 };
 	static struct agent a, b;
@@ -172,7 +172,7 @@ static void silence_n1(uint64_t ms)
 	registry_heard(c->registry, registry_find(c->registry, "n2"), controller_now_ms());
 }
 
-Test(services, members_outlive_the_session_until_the_hold_time)
+Test(services, S11_members_outlive_the_session_until_the_hold_time)
 {
 	static struct agent a, b;
 
@@ -234,4 +234,20 @@ Test(quotas, S14_sessions_beyond_the_rate_are_refused, .fini = teardown, .timeou
 	cr_assert_eq(a[2].status, RPC_RESOURCE_EXHAUSTED);
 	cr_assert_eq(c->counters.sessions_throttled, 1);
 	cr_assert_not(a[1].closed, "who is refused takes nothing over");
+}
+
+Test(services, S24_a_version_within_both_ranges_is_settled)
+{
+	static struct agent older, newer, too_new;
+
+	agent_open(&older, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	agent_open(&newer,
+		   &(struct hello){ .node = "n2", .vtep = 2, .instance = 2, .protocol_max = 2 });
+	agent_open(&too_new, &(struct hello){ .node = "n3",
+					      .vtep = 3,
+					      .instance = 3,
+					      .protocol_min = 2,
+					      .protocol_max = 3 });
+	UNTIL(older.session && newer.session && too_new.closed);
+	cr_assert_eq(too_new.status, RPC_FAILED_PRECONDITION);
 }

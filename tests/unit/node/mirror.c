@@ -149,7 +149,7 @@ Test(mirror, a_member_is_told_once_its_node_is_known)
 	mirror_free(m);
 }
 
-Test(mirror, a_delta_must_name_its_predecessor)
+Test(mirror, S06_a_delta_must_name_its_predecessor)
 {
 	struct mirror *m = make();
 	struct row r;
@@ -193,7 +193,7 @@ Test(mirror, a_changed_vtep_moves_the_members)
 	mirror_free(m);
 }
 
-Test(mirror, an_older_row_never_replaces_a_newer)
+Test(mirror, S08_an_older_row_never_replaces_a_newer)
 {
 	struct mirror *m = make();
 	struct row r;
@@ -216,7 +216,7 @@ Test(mirror, an_older_row_never_replaces_a_newer)
 	mirror_free(m);
 }
 
-Test(mirror, an_empty_store_takes_no_route_away_until_complete)
+Test(mirror, S09_an_empty_store_takes_no_route_away_until_complete)
 {
 	struct mirror *m = make();
 	struct row r;

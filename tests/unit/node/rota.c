@@ -7,7 +7,7 @@
 
 static const char *const three[] = { "c1:1", "c2:1", "c3:1", NULL };
 
-Test(rota, nodes_spread_and_each_has_an_order_of_its_own)
+Test(rota, S17_nodes_spread_and_each_has_an_order_of_its_own)
 {
 	size_t first[3] = { 0 }, second_of_first[3] = { 0 };
 
@@ -28,7 +28,7 @@ Test(rota, nodes_spread_and_each_has_an_order_of_its_own)
 		  "the nodes of a dead controller go to both others");
 }
 
-Test(rota, an_added_controller_moves_only_what_it_wins)
+Test(rota, S17_an_added_controller_moves_only_what_it_wins)
 {
 	static const char *const four[] = { "c4:1", "c3:1", "c1:1", "c2:1", NULL };
 
@@ -44,7 +44,7 @@ Test(rota, an_added_controller_moves_only_what_it_wins)
 	}
 }
 
-Test(rota, only_a_whole_round_waits_and_longer_each_time)
+Test(rota, S13_only_a_whole_round_waits_and_longer_each_time)
 {
 	uint64_t longest[8] = { 0 };
 

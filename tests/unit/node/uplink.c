@@ -122,6 +122,8 @@ static void drop(struct bed *b)
 	mirror_free(b->mirror);
 }
 
+static uint32_t protocol = 1;
+
 static void welcome(struct bed *b, uint64_t now)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
@@ -130,6 +132,7 @@ static void welcome(struct bed *b, uint64_t now)
 	w.epoch.data = epoch;
 	w.epoch.len = EPOCH_LEN;
 	w.heartbeat_ms = 500;
+	w.protocol = protocol;
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME;
 	m.welcome = &w;
 	uplink_message(b->uplink, &m, now);
@@ -202,7 +205,7 @@ Test(uplink, hello_then_a_full_report_of_what_is_known)
 	drop(&b);
 }
 
-Test(uplink, full_report_waits_until_the_members_are_whole)
+Test(uplink, S01_full_report_waits_until_the_members_are_whole)
 {
 	struct bed b = make(controllers, 1000);
 
@@ -217,7 +220,7 @@ Test(uplink, full_report_waits_until_the_members_are_whole)
 	drop(&b);
 }
 
-Test(uplink, one_report_is_in_flight_and_the_next_takes_all)
+Test(uplink, S02_one_report_is_in_flight_and_the_next_takes_all)
 {
 	struct bed b = make(controllers, 0);
 
@@ -253,7 +256,7 @@ Test(uplink, a_leave_during_flight_is_not_lost)
 	drop(&b);
 }
 
-Test(uplink, what_was_not_accepted_is_sent_again_under_a_new_sequence)
+Test(uplink, S01_what_was_not_accepted_is_sent_again_under_a_new_sequence)
 {
 	struct bed b = make(controllers, 0);
 	uint64_t lost;
@@ -275,7 +278,7 @@ Test(uplink, what_was_not_accepted_is_sent_again_under_a_new_sequence)
 	drop(&b);
 }
 
-Test(uplink, each_session_begins_with_a_full_report)
+Test(uplink, S01_each_session_begins_with_a_full_report)
 {
 	struct bed b = make(controllers, 0);
 
@@ -344,7 +347,7 @@ Test(uplink, heartbeats_fill_silence_only)
 	drop(&b);
 }
 
-Test(uplink, acks_come_after_the_maps_and_at_most_every_50_ms)
+Test(uplink, S10_acks_come_after_the_maps_and_at_most_every_50_ms)
 {
 	struct bed b = make(controllers, 0);
 
@@ -467,5 +470,19 @@ Test(uplink, S14_a_refused_member_is_told_once_and_asked_for_again)
 	n_sent = 0;
 	uplink_flush(b.uplink, 10 + 9 * UPLINK_REFUSED_RETRY_MS);
 	cr_assert_eq(n_sent, 0, "it is in");
+	drop(&b);
+}
+
+Test(uplink, S24_a_version_that_was_not_offered_is_left)
+{
+	struct bed b = make(two_controllers, 0);
+
+	protocol = UPLINK_PROTOCOL_MAX + 1;
+	up(&b, 0);
+	cr_assert_eq(n_disconnects, 1);
+	cr_assert_eq(uplink_counter(b.uplink, UPLINK_C_SESSIONS), 0);
+	protocol = 1;
+	up(&b, uplink_next_ms(b.uplink));
+	cr_assert_eq(uplink_counter(b.uplink, UPLINK_C_SESSIONS), 1, "the other one may be older");
 	drop(&b);
 }
