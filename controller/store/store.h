@@ -21,7 +21,8 @@
  * A store that cannot commit for a while (a full disk, no quorum) keeps what was
  * asked or fails it, and says `trouble`; it recovers by itself.
  *
- * A backend is a vtable, chosen by the spec string: "memory", "sqlite:PATH".
+ * A backend is a vtable, chosen by the spec string: "memory", "sqlite:PATH",
+ * "etcd:HOST:PORT,…".
  */
 #include <stdbool.h>
 #include <stddef.h>

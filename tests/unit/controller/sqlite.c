@@ -237,6 +237,17 @@ Test(sqlite, place_that_cannot_be_written_is_a_sentence)
 	cr_assert_eq(seteuid(0), 0);
 }
 
+Test(sqlite, folder_of_the_default_is_made)
+{
+	char name[300];
+
+	snprintf(name, sizeof(name), "sqlite:%s/mcmesh/controller.db", scratch);
+	bed_open(&bed, name);
+	bed_close(&bed);
+	snprintf(name, sizeof(name), "sqlite:%s/a/b/controller.db", scratch);
+	cr_assert_eq(bed_try(&bed, name), -ENOENT);
+}
+
 /* ---- formats --------------------------------------------------------------------------- */
 
 Test(sqlite, file_of_format_1_is_taken_over)

@@ -155,6 +155,20 @@ Test(transfer, damaged_input_is_refused_by_line_and_changes_nothing)
 	free(after);
 }
 
+Test(transfer, default_store_is_in_the_state_folder)
+{
+	struct controller_config *other;
+
+	unsetenv("STATE_DIRECTORY");
+	cr_assert_eq(controller_config_load(NULL, &other, why), 0);
+	cr_assert_str_eq(other->store, "sqlite:/var/lib/mcmesh/controller.db");
+	controller_config_free(other);
+	setenv("STATE_DIRECTORY", "/var/lib/other", 1);
+	cr_assert_eq(controller_config_load(NULL, &other, why), 0);
+	cr_assert_str_eq(other->store, "sqlite:/var/lib/other/controller.db");
+	controller_config_free(other);
+}
+
 Test(transfer, files_that_cannot_be_are_a_sentence)
 {
 	fill();
