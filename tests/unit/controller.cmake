@@ -7,7 +7,7 @@ mcmesh_test(test_controller_sqlite SOURCES unit/controller/sqlite.c
 mcmesh_test(test_controller_restart SOURCES unit/controller/restart.c unit/controller/harness.c
 	unit/controller/store_harness.c LIBS mcmesh_controller)
 mcmesh_test(test_controller_transfer SOURCES unit/controller/transfer.c
-	unit/controller/store_harness.c LIBS mcmesh_controller)
+	unit/controller/store_harness.c unit/controller/etcd_server.c LIBS mcmesh_controller)
 mcmesh_test(test_controller_services SOURCES unit/controller/services.c unit/controller/harness.c
 	LIBS mcmesh_controller)
 mcmesh_test(test_controller_operators

@@ -2,6 +2,7 @@
 /* Export and import, between stores and through files that are not as they should be. */
 #include "controller/transfer.h"
 
+#include "etcd_server.h"
 #include "store_harness.h"
 
 #define HEADER "{\"mcmesh\": \"store\", \"version\": 1, \"epoch\": \"00\", \"revision\": \"1\"}\n"
@@ -153,6 +154,35 @@ Test(transfer, damaged_input_is_refused_by_line_and_changes_nothing)
 	bed_close(&bed);
 	free(before);
 	free(after);
+}
+
+Test(transfer, from_a_file_to_etcd)
+{
+	static struct etcd_cluster cluster;
+	struct log_change c = change_member("n1", 2, false);
+	char etcd[300];
+
+	if (!etcd_is_installed())
+		cr_skip_test("etcd is not installed");
+	fill();
+	cr_assert_eq(transfer_export(config, NULL, file, why), 0, "%s", why);
+	etcd_cluster_start(&cluster, 1);
+	snprintf(etcd, sizeof(etcd), "etcd:%s", cluster.endpoints);
+	cr_assert_eq(rpc_new(&bed_rpc), 0);
+	controller_config_set_store(config, etcd);
+	cr_assert_eq(transfer_import(config, bed_rpc, file, false, why), 0, "%s", why);
+	bed_open(&bed, etcd);
+	cr_assert(bed.store->is_fresh);
+	cr_assert_not_null(log_find_live(bed.log, LOG_NODE, 0, "n1", NULL, NULL));
+	cr_assert_eq(log_config_find(bed.log, 7)->config->robustness, 3);
+	cr_assert_eq(log_find_live(bed.log, LOG_STATIC, 0, "n1", &c.group, "p1")->filter.n_sources,
+		     1);
+	bed_close(&bed);
+	cr_assert_eq(transfer_import(config, bed_rpc, file, true, why), -EEXIST);
+	cr_assert_not_null(strstr(why, "not empty"), "%s", why);
+	cr_assert_eq(transfer_export(config, bed_rpc, file, why), 0, "%s", why);
+	rpc_free(bed_rpc);
+	etcd_cluster_stop(&cluster);
 }
 
 Test(transfer, default_store_is_in_the_state_folder)
