@@ -50,7 +50,8 @@ static const cyaml_strval_t unregistered[] = {
 		NUMBER(type, path, max_groups_per_port),                                        \
 		NUMBER(type, path, max_sources_per_group),                                      \
 		NUMBER(type, path, max_hosts_per_group),                                        \
-		NUMBER(type, path, max_reports_per_second)
+		NUMBER(type, path, max_reports_per_second), NUMBER(type, path, igmp_version),   \
+		NUMBER(type, path, mld_version)
 
 #define NOTHING
 const cyaml_schema_field_t config_defaults_fields[] = {
@@ -87,6 +88,8 @@ static int check(const char *path, uint32_t segment, const struct log_config *c,
 		{ "max_sources_per_group", c->max_sources_per_group, 1, LIMIT_MAX },
 		{ "max_hosts_per_group", c->max_hosts_per_group, 1, LIMIT_MAX },
 		{ "max_reports_per_second", c->max_reports_per_second, 1, LIMIT_MAX },
+		{ "igmp_version", c->igmp_version, 1, 3 },
+		{ "mld_version", c->mld_version, 1, 2 },
 	};
 	uint32_t interval = c->query_interval_ms ?: above->query_interval_ms ?: QUERY_INTERVAL_MS;
 	uint32_t response = c->query_response_interval_ms ?:

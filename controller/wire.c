@@ -180,6 +180,8 @@ static Mcmesh__V1__ConfigChange *config_change(struct arena *arena, const struct
 	to->max_sources_per_group = from->max_sources_per_group;
 	to->max_hosts_per_group = from->max_hosts_per_group;
 	to->max_reports_per_second = from->max_reports_per_second;
+	to->igmp_version = from->igmp_version;
+	to->mld_version = from->mld_version;
 	return c;
 }
 

@@ -288,6 +288,10 @@ static void gmp_over(const Mcmesh__V1__SegmentConfig *from, struct gmp_config *t
 	over_number(from->max_sources_per_group, &to->max_sources);
 	over_number(from->max_hosts_per_group, &to->max_hosts);
 	over_number(from->max_reports_per_second, &to->max_reports_per_second);
+	if (from->igmp_version)
+		to->igmp_version = GMP_IGMPV1 + from->igmp_version - 1;
+	if (from->mld_version)
+		to->mld_version = GMP_MLDV1 + from->mld_version - 1;
 }
 
 void settings_gmp(const struct settings *s, uint32_t segment, struct gmp_config *config)

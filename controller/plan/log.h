@@ -38,6 +38,7 @@ struct log_config {
 	uint32_t last_member_query_interval_ms;
 	uint32_t max_groups_per_port, max_sources_per_group, max_hosts_per_group;
 	uint32_t max_reports_per_second;
+	uint32_t igmp_version, mld_version;
 };
 
 /* What changes: strings, sources and settings are borrowed. */

@@ -34,6 +34,8 @@ const struct store_setting store_settings[] = {
 	SETTING(14, max_reports_per_second),
 	SETTING(16, router_ports_across_nodes),
 	SETTING(17, proxy),
+	SETTING(18, igmp_version),
+	SETTING(19, mld_version),
 };
 const size_t store_n_settings = ARRAY_SIZE(store_settings);
 

@@ -73,6 +73,8 @@ Test(settings, a_segment_stands_above_the_mesh_and_that_above_the_file)
 	mesh.fast_leave = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON;
 	mesh.robustness = 3;
 	own.robustness = 4;
+	own.igmp_version = 2;
+	own.mld_version = 1;
 	own.unregistered = MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__FLOOD;
 	own.link_local_across_nodes = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON;
 	cr_assert_eq(change(s, 0, &mesh, false), 0);
@@ -82,6 +84,8 @@ Test(settings, a_segment_stands_above_the_mesh_and_that_above_the_file)
 	settings_gmp(s, 7, &gmp);
 	cr_assert(gmp.fast_leave);
 	cr_assert_eq(gmp.robustness, 4);
+	cr_assert_eq(gmp.igmp_version, GMP_IGMPV2);
+	cr_assert_eq(gmp.mld_version, GMP_MLDV1);
 	cr_assert_eq(gmp.max_groups, 5);
 	settings_datapath(s, &dp);
 	cr_assert(dp.link_local_remote);
