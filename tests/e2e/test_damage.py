@@ -4,11 +4,13 @@ import json
 import socket
 import subprocess
 
+import certificates
 import change
 import pytest
 import programs
 import sockets
 import topology as topo
+from conftest import TLS
 
 
 def ifindex(node, device):
@@ -98,6 +100,8 @@ def test_entry_deleted_from_the_map(lab, group):
 def test_vtep_that_the_kernel_would_not_choose(lab, group):
     """Copies leave with the VTEP, or the other nodes would not know the sender."""
     second = "203.0.113.101"
+    if TLS:  # its certificate names where it may be
+        certificates.pki("node", "n1", "--vtep", topo.vtep("n1"), "--vtep", second)
     assert lab.exec("n1", "ip", "addr", "add", f"{second}/24", "dev", "uplink0").returncode == 0
     try:
         with change.agent_settings(lab, "n1", f"vtep={second}"):
