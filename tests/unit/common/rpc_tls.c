@@ -578,7 +578,7 @@ Test(rpc_tls, streams_end_with_their_certificate)
 	struct result r;
 
 	up();
-	pki("a node brief --seconds 3");
+	pki("a node brief --seconds 6");
 	cr_assert_eq(load("a/ca.pem", "a/brief.pem", "a/brief.key", false, &to.tls, why), 0);
 	cr_assert_eq(rpc_channel_new(f.rpc, &to, &channel), 0);
 	begin(channel, &r);
