@@ -132,6 +132,20 @@ static struct feed_segment *segment_get(struct feed *feed, struct log_segment *s
 	return fs;
 }
 
+static void segment_going(struct log_segment *segment, void *userdata)
+{
+	struct feed_segment *fs = segment->userdata;
+	struct feed *feed = userdata;
+
+	if (!fs)
+		return;
+	if (fs->dirty)
+		TAILQ_REMOVE(&feed->dirty, fs, link);
+	TAILQ_REMOVE(&feed->segments, fs, all);
+	cache_clear(fs);
+	free(fs);
+}
+
 static void sub_make_ready(struct feed *feed, struct sub *sub)
 {
 	if (sub->ready || sub->waiting || sub->blocked || sub->ahead)
@@ -734,6 +748,7 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 		round_begin(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {
 		bookmarks(feed);
+		log_segments_trim(feed->c->log, segment_going, feed);
 		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
 	}
 	for (feed->work = 0; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&feed->ready));

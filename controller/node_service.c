@@ -59,6 +59,8 @@ struct session *sessions_first(struct sessions *ss)
 static void session_free(struct session *s)
 {
 	reports_free(s);
+	for (size_t i = 0; i < s->n_subs; i++)
+		s->subs[i].segment->refs--;
 	free(s->subs);
 	free(s);
 }
@@ -152,6 +154,7 @@ static int hello_subscribe(struct session *s, const Mcmesh__V1__Hello *h)
 	if (!s->subs)
 		return hello_fail(s, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
 	s->subs[0].segment = log_segment_get(s->c->log, 0);
+	s->subs[0].segment->refs++;
 	s->n_subs = 1;
 	for (size_t i = 0; i < h->n_segments; i++) {
 		const Mcmesh__V1__Subscription *q = h->segments[i];
@@ -176,7 +179,10 @@ static int hello_subscribe(struct session *s, const Mcmesh__V1__Hello *h)
 			;
 		s->subs[j].segment = segment;
 		s->subs[j].sent = q->revision;
-		s->n_subs = j == s->n_subs ? j + 1 : s->n_subs;
+		if (j < s->n_subs)
+			continue;
+		segment->refs++;
+		s->n_subs++;
 	}
 	for (size_t i = 0; i < s->n_subs; i++)
 		s->subs[i].session = s;

@@ -160,6 +160,24 @@ struct log_segment *log_segment_get(struct log *log, uint32_t id)
 	return segment;
 }
 
+void log_segments_trim(struct log *log, void (*going)(struct log_segment *segment, void *userdata),
+		       void *userdata)
+{
+	struct log_segment *segment, *tmp;
+
+	HASH_ITER (hh, log->segments, segment, tmp) {
+		if (!segment->id || segment->refs || !TAILQ_EMPTY(&segment->rows) ||
+		    !LIST_EMPTY(&segment->cursors))
+			continue;
+		going(segment, userdata);
+		/* Who knew it needs a snapshot of its next one. */
+		if (segment->floor > log->loaded_floor)
+			log->loaded_floor = segment->floor;
+		HASH_DEL(log->segments, segment);
+		free(segment);
+	}
+}
+
 size_t log_segment_count(const struct log *log)
 {
 	return HASH_COUNT(log->segments);

@@ -99,6 +99,7 @@ struct log_segment {
 	uint64_t floor;	   /* changes at or before it may be forgotten */
 	struct digest digest;
 	uint64_t n_live;
+	uint32_t refs; /* subscriptions: who keeps a pointer */
 	struct log_rows rows;
 	struct log_digest history[LOG_HISTORY];
 	uint32_t n_history; /* ever written */
@@ -149,6 +150,9 @@ struct log_node *log_node_find(const struct log *log, const char *name);
 struct log_segment *log_segment_find(const struct log *log, uint32_t id);
 /* Creates it; NULL when there are too many. */
 struct log_segment *log_segment_get(struct log *log, uint32_t id);
+/* Frees those without a row and a reference, so that names alone use up nothing. */
+void log_segments_trim(struct log *log, void (*going)(struct log_segment *segment, void *userdata),
+		       void *userdata);
 size_t log_segment_count(const struct log *log);
 
 /* The row, tombstone or not; NULL when there is none. */

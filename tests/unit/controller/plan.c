@@ -272,6 +272,39 @@ Test(report, S04_full_sweeps_and_refresh_changes_nothing)
 	log_free(log);
 }
 
+static void segment_went(struct log_segment *segment, void *userdata)
+{
+	(*(unsigned int *)userdata)++;
+}
+
+Test(log, S14_a_name_alone_uses_up_no_segment)
+{
+	struct filter f = { FILTER_EXCLUDE, 0, NULL };
+	struct log_change change = { .kind = LOG_MEMBER, .segment = 2, .node = "n1" };
+	struct log_segment *held;
+	unsigned int went = 0;
+	struct log *log;
+
+	change.group = group(1);
+	change.filter = f;
+	cr_assert_eq(log_new(epoch, 0, 0, &log), 0);
+	log_segment_get(log, 0);
+	log_segment_get(log, 1);
+	held = log_segment_get(log, 3);
+	held->refs = 1;
+	cr_assert_eq(log_apply(log, 1, &change, 1), 0);
+	log_segments_trim(log, segment_went, &went);
+	cr_assert_eq(went, 1);
+	cr_assert_null(log_segment_find(log, 1));
+	/* Its rows and their deletion are forgotten: an old position says nothing. */
+	change.deleted = true;
+	cr_assert_eq(log_apply(log, 2, &change, 1), 0);
+	log_segments_trim(log, segment_went, &went);
+	cr_assert_eq(went, 2);
+	cr_assert_geq(log_segment_get(log, 2)->floor, 2);
+	log_free(log);
+}
+
 Test(report, S14_a_segment_has_a_quota_of_its_own_and_room_is_used_again)
 {
 	static const struct report_limits two = { 10, 10, 2 };
