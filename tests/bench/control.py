@@ -41,6 +41,7 @@ ANSWER_SLACK_S = 60
 RESTART_DEADLINE_S = 60
 SYNC_DEADLINE_S = 240
 ETCD_MEMBERS = 3
+HOLD_S = 15  # for so long a store that began empty counts as incomplete
 KEPT = 0.1  # of the memory, and the MB below: how much of a growth is noise
 KEPT_MB = 8
 
@@ -109,7 +110,8 @@ class Controller(Process):
         self.port = free_port()
         self.config = scratch / f"{name}.yaml"
         self.config.write_text(f'listen: ["127.0.0.1:{self.port}"]\nstore: "{store}"\n'
-                               f"name: {name}\ninsecure: yes\nlog_level: warning\n")
+                               f"name: {name}\ninsecure: yes\nhold_ms: {HOLD_S * 1000}\n"
+                               "log_level: warning\n")
         self.errors = scratch / f"{name}.log"
         self.start()
 
@@ -195,6 +197,7 @@ class Mesh:
     def __init__(self, kind, **swarm):
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="mcmesh-bench-"))
         self.etcd, self.controllers, self.swarm = None, [], None
+        self.began = time.monotonic()
         try:
             spec = kind if kind == "memory" else f"sqlite:{self.scratch}/mesh.db"
             if kind == "etcd":
@@ -257,6 +260,9 @@ def restart(results, case, mesh, resumes):
     before = mesh.swarm.ask("stats")
     victim = mesh.controllers[0]
     agents, others = before["agents"], len(mesh.controllers) - 1
+    left = mesh.began + HOLD_S + 2 - time.monotonic()
+    mesh.swarm.ask("idle", max(1000, int(left * 1000)))
+    before = mesh.swarm.sync()
     killed_at = time.monotonic()
     victim.end(signal.SIGKILL)
     victim.start()
