@@ -17,9 +17,9 @@
  * moves on.
  *
  * The next round begins coalesce_ms after the last began, and not before the
- * feed has rested for half as long as the round took (FEED_REST_MAX_MS at most):
- * under load a round is long and gathers much, and a third of the time is left
- * for what agents and operators say.
+ * feed has rested for half as long as the round took, or for as long after a long
+ * one (FEED_LONG_MS; FEED_REST_MAX_MS at most): under load a round is long and
+ * gathers much, and there is time for what agents and operators say.
  *
  * A delta is bounded and ends at a revision. When it ends before the newest
  * one, rows that changed again later are not in it, so the agent's state after
@@ -731,7 +731,8 @@ static void round_begin(struct feed *feed, uint64_t now_ms)
 
 static void round_end(struct feed *feed)
 {
-	uint64_t now_ms = controller_now_ms(), rest_ms = (now_ms - feed->round_ms) / 2;
+	uint64_t now_ms = controller_now_ms(), took_ms = now_ms - feed->round_ms;
+	uint64_t rest_ms = took_ms < FEED_LONG_MS ? took_ms / 2 : took_ms;
 
 	feed->in_round = false;
 	rest_ms = rest_ms < FEED_REST_MAX_MS ? rest_ms : FEED_REST_MAX_MS;

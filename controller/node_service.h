@@ -32,6 +32,7 @@
 #define FEED_AHEAD_MS	 5000 /* an agent that is ahead waits so long for this controller */
 #define FEED_BOOKMARK_MS 5000
 #define FEED_REST_MAX_MS 100 /* after a long round */
+#define FEED_LONG_MS	 40  /* a round of so long is one */
 #define FEED_FRESH_ROWS	 64  /* a delta so small is made again for a single change */
 #define FEED_TIMES	 256 /* newest revisions of a segment whose time is known */
 

@@ -378,6 +378,8 @@ def run_store(results, kind, o):
 
 def main():
     o = parse(sys.argv[1:])
+    # As an exception, so that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results, failed = Results(), []
     for kind in o.store:
         try:
