@@ -106,12 +106,12 @@ class Process:
 class Controller(Process):
     """One controller; start() again after a kill is the same one."""
 
-    def __init__(self, scratch, name, store):
+    def __init__(self, scratch, name, store, settings):
         self.port = free_port()
         self.config = scratch / f"{name}.yaml"
         self.config.write_text(f'listen: ["127.0.0.1:{self.port}"]\nstore: "{store}"\n'
                                f"name: {name}\ninsecure: yes\nhold_ms: {HOLD_S * 1000}\n"
-                               "log_level: warning\n")
+                               "log_level: warning\n" + settings)
         self.errors = scratch / f"{name}.log"
         self.start()
 
@@ -194,7 +194,7 @@ class Etcd:
 class Mesh:
     """Store, controllers and swarm of one case."""
 
-    def __init__(self, kind, **swarm):
+    def __init__(self, kind, settings="", **swarm):
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="mcmesh-bench-"))
         self.etcd, self.controllers, self.swarm = None, [], None
         self.began = time.monotonic()
@@ -204,7 +204,8 @@ class Mesh:
                 self.etcd = Etcd(self.scratch)
                 spec = self.etcd.spec
             for i in range(2 if kind == "etcd" else 1):
-                self.controllers.append(Controller(self.scratch, f"c{i + 1}", spec))
+                self.controllers.append(Controller(self.scratch, f"c{i + 1}", spec,
+                                                  settings))
             self.swarm = Swarm(self.controllers, **swarm)
         except BaseException:
             self.__exit__()
@@ -295,7 +296,9 @@ def case_crowd(results, kind, o):
     agents, groups = (1000, 2) if o.quick else (5000, 2)
     case = f"{agents} agents x {groups} groups, {kind}"
     print(case, flush=True)
-    with Mesh(kind, agents=agents, groups=groups) as mesh:
+    # At 600 ms, heartbeats alone would take a third of a core at each end.
+    with Mesh(kind, "heartbeat_ms: 2000\nstale_ms: 7000\n", agents=agents,
+              groups=groups) as mesh:
         answer = mesh.swarm.sync()
         results.add(case, "all at once to full sync", answer["acked_s"], "s")
         results.add(case, "controller memory", mesh.memory_mb(), "MB")
