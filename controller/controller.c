@@ -567,6 +567,7 @@ int controller_new(const struct controller_config *config, struct rpc *rpc, int 
 	if (r < 0)
 		return r;
 	r = log_new(c->store->epoch, c->store->revision, config->log_tombstones, &c->log);
+	c->store->log = c->log;
 	if (r == 0 && !log_segment_get(c->log, 0))
 		r = -ENOMEM;
 	if (r == 0)

@@ -542,6 +542,30 @@ int log_apply(struct log *log, uint64_t revision, const struct log_change *chang
 	return 0;
 }
 
+bool log_audit_row(struct log *log, uint64_t at, uint64_t revision, const struct log_change *c)
+{
+	struct log_row *row = find(log, c->kind == LOG_CONFIG ? "" : c->node, key_of_change(c));
+
+	if (!row)
+		return false;
+	row->audited = at;
+	return row->revision > at || (!row->deleted && row->revision == revision);
+}
+
+size_t log_audit_end(const struct log *log, uint64_t at)
+{
+	const struct log_row *row;
+	size_t n = 0;
+
+	TAILQ_FOREACH(row, &log->rows, by_log)
+	{
+		if (row->revision > at)
+			break;
+		n += !row->deleted && row->audited != at;
+	}
+	return n;
+}
+
 void log_load_begin(struct log *log, uint64_t floor)
 {
 	struct log_segment *segment, *tmp;

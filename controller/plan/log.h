@@ -76,6 +76,7 @@ struct log_row {
 	struct log_key key;
 	struct log_node *node;
 	uint64_t revision;
+	uint64_t audited; /* log_audit_row() */
 	bool deleted;
 	uint8_t height;
 	struct filter filter;
@@ -135,6 +136,15 @@ size_t log_tombstones(const struct log *log);
  */
 void log_load_begin(struct log *log, uint64_t floor);
 void log_load_end(struct log *log, uint64_t revision);
+
+/*
+ * Is this row, as it was at the revision `at`, what the log has? A row that
+ * changed since is not judged. log_audit_end(): how many live rows of that time
+ * nobody named.
+ */
+bool log_audit_row(struct log *log, uint64_t at, uint64_t revision,
+		   const struct log_change *change);
+size_t log_audit_end(const struct log *log, uint64_t at);
 
 /* The same rows under another epoch: every digest is another, old ones are unknown. */
 void log_renew(struct log *log, const uint8_t epoch[EPOCH_LEN]);

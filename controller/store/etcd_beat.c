@@ -321,6 +321,7 @@ uint64_t etcd_beat_turn(struct etcd *e, uint64_t now_ms)
 	if (!e->loaded)
 		return now_ms + ETCD_BEAT_MS;
 	compact_turn(e, now_ms);
+	etcd_audit_turn(e, now_ms);
 	stall_turn(e, now_ms);
 	next_ms = earlier(next_ms, e->beat_at_ms > now_ms ? e->beat_at_ms : now_ms + ETCD_BEAT_MS);
 	return earlier(next_ms, e->renew_at_ms > now_ms ? e->renew_at_ms : now_ms + ETCD_BEAT_MS);

@@ -113,6 +113,12 @@ struct etcd {
 	uint64_t last_write;
 	size_t n_ops, n_sent;
 
+	/* etcd_audit.c */
+	uint64_t audit_at_ms, audit_revision; /* 0: none is under way */
+	char audit_from[ETCD_KEY_MAX + 1];
+	size_t audit_from_len;
+	uint64_t audits;
+
 	/* etcd_beat.c */
 	struct rpc_call *renewals;
 	int64_t lease;
@@ -123,6 +129,10 @@ struct etcd {
 	uint64_t asked_revision; /* the beat on its way must come after it */
 	uint64_t compacted, compacted_ms, compact_at_ms, compact_to, compact_next;
 };
+
+/* ---- etcd_audit.c ------------------------------------------------------------- */
+
+void etcd_audit_turn(struct etcd *e, uint64_t now_ms);
 
 uint64_t etcd_now_ms(void);
 void etcd_trouble(struct etcd *e, const char *format, ...) __attribute__((format(printf, 2, 3)));

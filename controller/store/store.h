@@ -160,6 +160,7 @@ struct store {
 	const struct store_ops *ops;
 	struct store_events events;
 	void *userdata;
+	struct log *log; /* what its events made, for audits; or NULL */
 	uint8_t epoch[EPOCH_LEN];
 	uint64_t revision; /* everything up to here is in the log */
 	uint64_t floor;	   /* deletions after it are all there */

@@ -101,6 +101,7 @@ static int side_try(struct side *s, const char *spec, const char *address)
 	if (r < 0)
 		return r;
 	cr_assert_eq(log_new(s->store->epoch, 0, 10000, &s->log), 0);
+	s->store->log = s->log;
 	log_load_begin(s->log, s->store->floor);
 	r = store_load(s->store, s->why);
 	if (r == 0)
@@ -453,6 +454,39 @@ Test(etcd, an_agent_ahead_of_etcd_begins_a_new_epoch)
 	side_open(&b, "b:1");
 	cr_assert_arr_neq(was, b.store->epoch, EPOCH_LEN);
 	cr_assert(b.store->is_fresh);
+}
+
+static void audit_now(struct side *s)
+{
+	struct etcd *e = (struct etcd *)s->store;
+	uint64_t audits = e->audits;
+
+	e->audit_at_ms = 1;
+	UNTIL(e->audits > audits || s->lost);
+}
+
+Test(etcd, an_audit_finds_what_memory_has_wrong)
+{
+	struct log_change c = member(3, true);
+
+	side_open(&b, "b:1");
+	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
+	cr_assert_eq(commit_node(&a, a.session), 0);
+	cr_assert_eq(commit_members(&a, a.session, 1, 2500, false), 0);
+	UNTIL(members(&b) == 2500);
+	audit_now(&a);
+	cr_assert_not(a.lost, "more than one page of rows, all right");
+	/* A row less than there is. */
+	cr_assert_eq(log_apply(a.log, log_revision(a.log) + 1, &c, 1), 0);
+	UNTIL(a.store->revision > log_revision(a.log));
+	audit_now(&a);
+	cr_assert(a.lost);
+	/* A row more. */
+	c = member(3000, false);
+	cr_assert_eq(log_apply(b.log, log_revision(b.log) + 1, &c, 1), 0);
+	UNTIL(b.store->revision > log_revision(b.log));
+	audit_now(&b);
+	cr_assert(b.lost);
 }
 
 Test(etcd, a_wiped_etcd_is_noticed)
