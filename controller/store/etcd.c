@@ -481,6 +481,7 @@ static int history_load(struct etcd *e, uint64_t end_ms, char why[STORE_WHY_MAX]
 	e->loaded = true; /* from now on each connection watches */
 	e->progress_ms = 0;
 	e->moved_ms = etcd_now_ms();
+	e->stall_ms = 4 * ETCD_STALL_MS;
 	if (etcd_client_is_ready(e->client))
 		etcd_watch_open(e);
 	while (!e->progress_ms && !e->lost && !e->broken && etcd_now_ms() < end_ms)

@@ -208,8 +208,10 @@ static void beat(struct etcd *e, uint64_t now_ms)
 
 void etcd_beat_seen(struct etcd *e, uint64_t number)
 {
-	if (number == e->beat)
-		e->progress_ms = e->beat_sent_ms;
+	if (number != e->beat)
+		return;
+	e->progress_ms = e->beat_sent_ms;
+	e->stall_ms = ETCD_STALL_MS;
 }
 
 void etcd_beat_gone(struct etcd *e)
@@ -290,8 +292,10 @@ static void stall_turn(struct etcd *e, uint64_t now_ms)
 	/* Behind, but it goes on: another member would not be faster. */
 	if (e->heard_ms > since_ms)
 		since_ms = e->heard_ms;
-	if (now_ms < since_ms + ETCD_STALL_MS)
+	if (now_ms < since_ms + e->stall_ms)
 		return;
+	/* With much to tell a member needs long for the first of it. */
+	e->stall_ms = e->stall_ms < ETCD_STALL_MAX_MS ? 2 * e->stall_ms : ETCD_STALL_MAX_MS;
 	e->moved_ms = now_ms;
 	etcd_client_move(e->client, "a change does not come back from it");
 }

@@ -9,11 +9,13 @@
 #include "controller/store/store.h"
 #include "mcmesh/store/keys.pb-c.h"
 
-#define ETCD_FORMAT	  1   /* of the keys and values */
-#define ETCD_KEY_MAX	  320 /* without the prefix less */
-#define ETCD_PREFIX_MAX	  128
-#define ETCD_ID_LEN	  16 /* characters */
-#define ETCD_TXN_PUTS	  120
+#define ETCD_FORMAT	1   /* of the keys and values */
+#define ETCD_KEY_MAX	320 /* without the prefix less */
+#define ETCD_PREFIX_MAX 128
+#define ETCD_ID_LEN	16 /* characters */
+/* A watch that catches up gets 1,000 revisions in one answer, and etcd takes a time
+ * that grows with the square of the rows to cut one of more than 2 MB. */
+#define ETCD_TXN_PUTS	  20
 #define ETCD_SENT_MAX	  32 /* transactions on their way */
 #define ETCD_TXN_BYTES	  (512 * 1024)
 #define ETCD_OP_MS	  10000 /* then an operation fails, unless there is progress */
@@ -21,13 +23,14 @@
 #define ETCD_BEAT_MS	  500
 #define ETCD_PROGRESS_MS  3000 /* without any: out of the game */
 #define ETCD_STALL_MS	  1500 /* without any: try another member */
+#define ETCD_STALL_MAX_MS 20000
 #define ETCD_LEASE_S	  5
 #define ETCD_RENEW_MS	  (ETCD_LEASE_S * 1000 / 3)
 #define ETCD_OPEN_MS	  10000 /* to find the cluster at start */
 #define ETCD_CLOSE_MS	  300	/* for what was asked last */
 #define ETCD_LOAD_MS	  60000
 #define ETCD_PAGE	  1000	/* rows of one Range */
-#define ETCD_HISTORY_MAX  20000 /* revisions that a start goes back; etcd replays 10,000 a second */
+#define ETCD_HISTORY_MAX  5000	/* revisions that a start goes back */
 #define ETCD_HISTORY_KEPT 10000 /* that a compaction leaves at least */
 #define ETCD_COMPACT_MS	  (5 * 60 * 1000)
 #define ETCD_AUDIT_MS	  (3 * 60 * 1000)
@@ -124,7 +127,7 @@ struct etcd {
 	int64_t lease;
 	bool granting, beating;
 	uint64_t beat, beat_sent_ms, beat_at_ms, renew_at_ms, renewed_ms;
-	uint64_t progress_ms, moved_ms, heard_ms;
+	uint64_t progress_ms, moved_ms, heard_ms, stall_ms;
 	uint64_t ahead;		 /* an agent's revision that was not reached yet */
 	uint64_t asked_revision; /* the beat on its way must come after it */
 	uint64_t compacted, compacted_ms, compact_at_ms, compact_to, compact_next;

@@ -631,20 +631,28 @@ Test(etcd_login, a_user_with_the_prefix_is_enough)
 	cr_assert_eq(members(&b), 201);
 }
 
+/* On a machine that is busy the last failure may be another one: ask again. */
+static bool is_told(const char *spec, const char *what)
+{
+	for (int i = 0; i < 3; i++) {
+		cr_assert_lt(side_try(&a, spec, "a:1"), 0);
+		if (strstr(a.why, what))
+			return true;
+	}
+	return false;
+}
+
 Test(etcd_login, who_may_not_is_told)
 {
 	char spec[160];
 
 	snprintf(spec, sizeof(spec), "etcd:%s", cluster.endpoints);
-	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
-	cr_assert_not_null(strstr(a.why, "etcd.user"), "%s", a.why);
+	cr_assert(is_told(spec, "etcd.user"), "%s", a.why);
 	how = (struct store_etcd_options){ .user = "ann", .password_file = password_is("wrong") };
-	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
-	cr_assert_not_null(strstr(a.why, "invalid user ID or password"), "%s", a.why);
+	cr_assert(is_told(spec, "invalid user ID or password"), "%s", a.why);
 	how.prefix = "/other/";
 	how.password_file = password_is("secret");
-	cr_assert_lt(side_try(&a, spec, "a:1"), 0);
-	cr_assert_not_null(strstr(a.why, "permission denied"), "%s", a.why);
+	cr_assert(is_told(spec, "permission denied"), "%s", a.why);
 	how.prefix = "/other";
 	cr_assert_eq(side_try(&a, spec, "a:1"), -EINVAL);
 	a.store = NULL;
