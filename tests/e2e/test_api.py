@@ -67,8 +67,11 @@ def node_js():
     if not done.exists() or done.read_bytes() != wanted:
         for name in ("package.json", "package-lock.json", ".npmrc"):
             shutil.copy(TOP / "tests/e2e/nodejs" / name, NODE_JS / name)
-        got = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=NODE_JS, text=True,
-                             capture_output=True, timeout=120)
+        try:
+            got = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=NODE_JS, text=True,
+                                 capture_output=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            pytest.skip("the npm registry does not answer within a minute")
         if got.returncode:
             last = (got.stderr.strip().splitlines() or ["npm ci failed"])[0]
             pytest.skip(f"the npm registry does not give the client's packages: {last}")
