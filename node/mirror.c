@@ -62,6 +62,7 @@ struct mirror {
 	struct mirror_segment *segments;
 	size_t n_uncertain; /* segments */
 	size_t n_untold;    /* rows whose node has none of its own yet */
+	bool was_moving;    /* the maps were left while a node's VTEP changed in them */
 };
 
 static struct mirror_segment *segment_find(const struct mirror *m, uint32_t id)
@@ -578,7 +579,13 @@ int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 
 int mirror_seed_node(struct mirror *m, const char *node, const struct addr *vtep)
 {
-	return name_ok(node) ? node_put_row(m, node, vtep, 0) : -EINVAL;
+	struct mirror_node *n;
+
+	if (!name_ok(node))
+		return -EINVAL;
+	n = node_find(m, node);
+	m->was_moving |= n && n->known && !addr_equal(&n->vtep, vtep);
+	return node_put_row(m, node, vtep, 0);
 }
 
 void mirror_seed_self(struct mirror *m, const struct addr *vtep)
@@ -678,6 +685,10 @@ void mirror_seed_revision(struct mirror *m, uint32_t segment, uint64_t revision)
 
 	if (!s)
 		return;
+	/* Of such a node some entries have one VTEP and some the other, so its rows
+	 * are not all seeded; they have not changed, so no delta would bring them. */
+	if (m->was_moving)
+		revision = 0;
 	s->revision = revision;
 	s->whole = revision != 0;
 	set_uncertain(m, s, revision != 0);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mcmesh-sim [SEEDS] [--seed N] [--first N]
+ * mcmesh-sim [SEEDS] [--seed N] [--first N] [--all]
  *
  * Runs that many seeds on all processors; the first that breaks a law is run
- * again with its trace. --seed: only that one, with its trace.
+ * again with its trace. --seed: only that one, with its trace. --all: goes on
+ * after one that breaks, and names each.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,12 +21,14 @@
 
 struct share {
 	uint64_t next, last, broken; /* broken 0: none */
+	uint64_t n_broken;
+	bool all;
 	uint64_t at[WORKERS_MAX];
 };
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: mcmesh-sim [SEEDS] [--seed N] [--first N]\n");
+	fprintf(stderr, "usage: mcmesh-sim [SEEDS] [--seed N] [--first N] [--all]\n");
 	return 2;
 }
 
@@ -34,13 +37,15 @@ static void work(struct share *share, unsigned int worker)
 	FILE *null = freopen("/dev/null", "w", stdout);
 	uint64_t seed;
 
-	while (null && !share->broken &&
+	while (null && (share->all || !share->broken) &&
 	       (seed = __atomic_fetch_add(&share->next, 1, __ATOMIC_RELAXED)) <= share->last) {
 		share->at[worker] = seed;
 		if (world_run(seed))
 			continue;
 		share->broken = seed;
-		_exit(1);
+		__atomic_fetch_add(&share->n_broken, 1, __ATOMIC_RELAXED);
+		if (share->all)
+			fprintf(stderr, "seed %llu breaks a law\n", (unsigned long long)seed);
 	}
 	_exit(null ? 0 : 1);
 }
@@ -85,11 +90,15 @@ int main(int argc, char **argv)
 				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t seeds = SEEDS_DEFAULT, only = 0, first = 1;
 
+	if (share == MAP_FAILED)
+		return usage();
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
 			only = strtoull(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--first") == 0 && i + 1 < argc)
 			first = strtoull(argv[++i], NULL, 10);
+		else if (strcmp(argv[i], "--all") == 0)
+			share->all = true;
 		else if (argv[i][0] >= '0' && argv[i][0] <= '9')
 			seeds = strtoull(argv[i], NULL, 10);
 		else
@@ -100,11 +109,17 @@ int main(int argc, char **argv)
 		setvbuf(stdout, NULL, _IOLBF, 0);
 		return world_run(only) ? 0 : 1;
 	}
-	if (share == MAP_FAILED || !seeds)
+	if (!seeds)
 		return usage();
 	share->next = first;
 	share->last = first + seeds - 1;
-	if (run_all(share))
+	run_all(share);
+	if (share->broken && share->all) {
+		printf("%llu of %llu seeds break a law\n", (unsigned long long)share->n_broken,
+		       (unsigned long long)seeds);
+		return 1;
+	}
+	if (share->broken)
 		return replay(argv[0], share->broken);
 	printf("%llu seeds, every law held\n", (unsigned long long)seeds);
 	return 0;

@@ -193,6 +193,33 @@ Test(mirror, a_changed_vtep_moves_the_members)
 	mirror_free(m);
 }
 
+Test(mirror, S07_maps_that_were_left_while_a_vtep_changed_are_not_resumed)
+{
+	const struct addr own = a("203.0.113.1"), group = a("239.1.1.1");
+	const struct addr old = a("203.0.113.2"), new = a("203.0.113.3");
+	const struct filter every = { .mode = FILTER_EXCLUDE };
+	struct mirror *m = make();
+
+	/* One VTEP for each node, also when it is told twice. */
+	mirror_seed_self(m, &own);
+	cr_assert_eq(mirror_seed_node(m, "n2", &old), 0);
+	cr_assert_eq(mirror_seed_node(m, "n2", &old), 0);
+	mirror_seed_revision(m, 1, 43);
+	cr_assert_eq(mirror_resumable(m, 1), 43);
+	mirror_free(m);
+
+	/* Entries that still have the old one are nobody's. */
+	m = make();
+	mirror_seed_self(m, &own);
+	cr_assert_eq(mirror_seed_node(m, "n2", &old), 0);
+	cr_assert_eq(mirror_seed_node(m, "n2", &new), 0);
+	cr_assert_eq(mirror_seed_member(m, 1, &group, &old, &every), -ENOENT);
+	mirror_seed_revision(m, 1, 43);
+	cr_assert_eq(mirror_revision(m, 1), 0);
+	cr_assert_eq(mirror_resumable(m, 1), 0);
+	mirror_free(m);
+}
+
 Test(mirror, S08_an_older_row_never_replaces_a_newer)
 {
 	struct mirror *m = make();
