@@ -7,18 +7,22 @@
  * it, so a slow agent costs what the transport already holds, and gets the
  * difference in one piece when it reads again.
  *
- * A change marks its segment. At the end of the loop turn a round begins: the
- * segment's subs become ready, and its `goal` is the log's revision of that
- * moment. Ready subs are served FEED_PER_TURN at a time, so that a large fan-out
- * does not hold up other calls. What changes meanwhile goes along to those who
- * are not served yet while the delta is small (FEED_FRESH_ROWS), and to the
- * others with the next round; beyond that it waits for it. So subs that start a
- * round at the same revision share the serialised bytes, also while the log
- * moves on.
+ * A sub is in one of two lanes: nodes whose workloads send into the segment need
+ * to know of a receiver at once, all others only in case they send later. Each
+ * lane has its rounds, and the lane of the senders goes first.
  *
- * The next round begins coalesce_ms after the last began, and not before the
- * feed has rested for half as long as the round took, or for as long after a long
- * one (FEED_LONG_MS; FEED_REST_MAX_MS at most): under load a round is long and
+ * A change marks its segment. At the end of the loop turn a round of each lane
+ * begins: the segment's subs of the lane become ready, and its `goal` is the log's
+ * revision of that moment. Ready subs are served FEED_PER_TURN at a time, so that
+ * a large fan-out does not hold up other calls: neither the reports nor the
+ * senders that those concern. What changes meanwhile goes along to those who are
+ * not served yet while the delta is small (FEED_FRESH_ROWS), and to the others
+ * with the next round; beyond that it waits for it. So subs that start a round at
+ * the same revision share the serialised bytes, also while the log moves on.
+ *
+ * The lane's next round begins coalesce_ms after the last began, and not before
+ * the lane has rested for half as long as the round took, or for as long after a
+ * long one (FEED_LONG_MS; FEED_REST_MAX_MS at most): under load a round is long and
  * gathers much, and there is time for what agents and operators say.
  *
  * A delta is bounded and ends at a revision. When it ends before the newest
@@ -35,46 +39,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "controller/node_service.h"
+#include "controller/feed_internal.h"
 #include "controller/wire.h"
-
-struct cached {
-	uint64_t previous, revision;
-	uint64_t at;	    /* the log's revision of the segment when it was built */
-	uint64_t n_changes; /* of the segment until then */
-	size_t n_rows;
-	struct rpc_bytes *bytes;
-};
-
-/* When a revision of the segment came into the log. */
-struct appended {
-	uint64_t revision, at_us;
-};
-
-struct feed_segment {
-	struct log_segment *segment;
-	LIST_HEAD(, sub) subs;
-	bool dirty;
-	uint64_t n_changes; /* ever, while it had subs */
-	uint64_t goal;	    /* what the present round brings its subs to, at least */
-	TAILQ_ENTRY(feed_segment) link, all;
-	struct cached cache[FEED_CACHE];
-	unsigned int next_cache;
-	struct appended times[FEED_TIMES]; /* a ring */
-	uint64_t n_times;		   /* ever written */
-};
-
-struct feed {
-	struct controller *c;
-	TAILQ_HEAD(, sub) ready, waiting, ahead;
-	TAILQ_HEAD(, feed_segment) dirty, segments;
-	size_t n_snapshots;
-	uint64_t round_ms, window_until_ms, bookmark_ms, bookmarked, last_snapshot_id;
-	bool in_round;
-	size_t n_owed;	   /* subs that the round has not served yet */
-	unsigned int work; /* done in this turn, in deltas */
-	struct arena arena;
-};
 
 int feed_new(struct controller *c, struct feed **ret_feed)
 {
@@ -83,10 +49,12 @@ int feed_new(struct controller *c, struct feed **ret_feed)
 	if (!feed)
 		return -ENOMEM;
 	feed->c = c;
-	TAILQ_INIT(&feed->ready);
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		TAILQ_INIT(&feed->lanes[i].ready);
+		TAILQ_INIT(&feed->lanes[i].dirty);
+	}
 	TAILQ_INIT(&feed->waiting);
 	TAILQ_INIT(&feed->ahead);
-	TAILQ_INIT(&feed->dirty);
 	TAILQ_INIT(&feed->segments);
 	*ret_feed = feed;
 	return 0;
@@ -126,7 +94,10 @@ static struct feed_segment *segment_get(struct feed *feed, struct log_segment *s
 	if (!fs)
 		abort();
 	fs->segment = segment;
-	LIST_INIT(&fs->subs);
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		LIST_INIT(&fs->lanes[i].subs);
+		fs->lanes[i].segment = fs;
+	}
 	TAILQ_INSERT_TAIL(&feed->segments, fs, all);
 	segment->userdata = fs;
 	return fs;
@@ -139,8 +110,10 @@ static void segment_going(struct log_segment *segment, void *userdata)
 
 	if (!fs)
 		return;
-	if (fs->dirty)
-		TAILQ_REMOVE(&feed->dirty, fs, link);
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		if (fs->lanes[i].dirty)
+			TAILQ_REMOVE(&feed->lanes[i].dirty, &fs->lanes[i], link);
+	}
 	TAILQ_REMOVE(&feed->segments, fs, all);
 	cache_clear(fs);
 	free(fs);
@@ -151,57 +124,39 @@ static void sub_make_ready(struct feed *feed, struct sub *sub)
 	if (sub->ready || sub->waiting || sub->blocked || sub->ahead)
 		return;
 	sub->ready = true;
-	TAILQ_INSERT_TAIL(&feed->ready, sub, link);
+	TAILQ_INSERT_TAIL(&feed->lanes[sub->lane].ready, sub, link);
+}
+
+static void sub_unready(struct feed *feed, struct sub *sub)
+{
+	if (!sub->ready)
+		return;
+	sub->ready = false;
+	TAILQ_REMOVE(&feed->lanes[sub->lane].ready, sub, link);
 }
 
 static void sub_paid(struct feed *feed, struct sub *sub)
 {
-	feed->n_owed -= sub->owed;
+	feed->lanes[sub->lane].n_owed -= sub->owed;
 	sub->owed = false;
-}
-
-static struct appended *time_at(const struct feed_segment *fs, uint64_t i)
-{
-	return (struct appended *)&fs->times[i % FEED_TIMES];
-}
-
-static void time_note(struct feed_segment *fs)
-{
-	uint64_t revision = fs->segment->revision;
-
-	if (fs->n_times && time_at(fs, fs->n_times - 1)->revision == revision)
-		return;
-	*time_at(fs, fs->n_times++) = (struct appended){ revision, controller_now_us() };
-}
-
-/* The first revision after this one whose time is known, or NULL. */
-static const struct appended *time_after(const struct feed_segment *fs, uint64_t revision)
-{
-	uint64_t low = fs->n_times > FEED_TIMES ? fs->n_times - FEED_TIMES : 0, high = fs->n_times;
-
-	while (low < high) {
-		uint64_t middle = low + (high - low) / 2;
-
-		if (time_at(fs, middle)->revision <= revision)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < fs->n_times ? time_at(fs, low) : NULL;
 }
 
 void feed_changed(struct feed *feed, struct log_segment *segment)
 {
 	struct feed_segment *fs = segment->userdata;
 
-	if (!fs || LIST_EMPTY(&fs->subs))
+	if (!fs)
 		return;
-	time_note(fs);
+	feed_time_note(fs);
 	fs->n_changes++;
-	if (fs->dirty)
-		return;
-	fs->dirty = true;
-	TAILQ_INSERT_TAIL(&feed->dirty, fs, link);
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		struct feed_segment_lane *lane = &fs->lanes[i];
+
+		if (lane->dirty || LIST_EMPTY(&lane->subs))
+			continue;
+		lane->dirty = true;
+		TAILQ_INSERT_TAIL(&feed->lanes[i].dirty, lane, link);
+	}
 }
 
 /* ---- snapshots ---------------------------------------------------------------- */
@@ -319,7 +274,7 @@ static bool snapshot_continue(struct feed *feed, struct sub *sub)
 	return false;
 }
 
-static void resync(struct feed *feed, struct sub *sub, const char *reason)
+void feed_resync(struct feed *feed, struct sub *sub, const char *reason)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	Mcmesh__V1__Resync resync = MCMESH__V1__RESYNC__INIT;
@@ -416,7 +371,8 @@ static void delta_send(struct feed *feed, struct sub *sub, uint64_t least)
 static uint64_t sub_goal(const struct feed *feed, const struct sub *sub)
 {
 	const struct feed_segment *fs = sub->segment->userdata;
-	uint64_t goal = fs->dirty ? fs->goal : fs->segment->revision;
+	const struct feed_segment_lane *lane = &fs->lanes[sub->lane];
+	uint64_t goal = lane->dirty ? lane->goal : fs->segment->revision;
 
 	return sub->bookmark && feed->bookmarked > goal ? feed->bookmarked : goal;
 }
@@ -433,7 +389,7 @@ static void sub_serve(struct feed *feed, struct sub *sub)
 	}
 	if (!sub->in_snapshot && !sub->wants_snapshot && sub->sent < sub->segment->floor) {
 		feed->c->counters.resync_behind++;
-		resync(feed, sub, "the agent fell behind what the log remembers");
+		feed_resync(feed, sub, "the agent fell behind what the log remembers");
 		return;
 	}
 	if (sub->wants_snapshot && !snapshot_begin(feed, sub))
@@ -470,7 +426,7 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 			return;
 		}
 		feed->c->counters.resync_ahead++;
-		resync(feed, sub, "the agent is ahead of this log");
+		feed_resync(feed, sub, "the agent is ahead of this log");
 		return;
 	}
 	if (!known || known < sub->segment->floor) {
@@ -494,7 +450,8 @@ void feed_join(struct feed *feed, struct session *s)
 	for (size_t i = 0; i < s->n_subs; i++) {
 		struct feed_segment *fs = segment_get(feed, s->subs[i].segment);
 
-		LIST_INSERT_HEAD(&fs->subs, &s->subs[i], of_segment);
+		s->subs[i].lane = FEED_OTHERS;
+		LIST_INSERT_HEAD(&fs->lanes[FEED_OTHERS].subs, &s->subs[i], of_segment);
 		s->subs[i].begun = log_revision(feed->c->log);
 		sub_start(feed, &s->subs[i], same);
 	}
@@ -525,13 +482,12 @@ void feed_leave(struct feed *feed, struct session *s)
 	for (size_t i = 0; i < s->n_subs; i++) {
 		struct sub *sub = &s->subs[i];
 
-		if (sub->ready)
-			TAILQ_REMOVE(&feed->ready, sub, link);
+		sub_unready(feed, sub);
 		if (sub->waiting)
 			TAILQ_REMOVE(&feed->waiting, sub, link);
 		if (sub->ahead)
 			TAILQ_REMOVE(&feed->ahead, sub, link);
-		sub->ready = sub->waiting = sub->ahead = false;
+		sub->waiting = sub->ahead = false;
 		sub_paid(feed, sub);
 		snapshot_stop(feed, sub);
 		LIST_REMOVE(sub, of_segment);
@@ -548,229 +504,180 @@ void feed_drained(struct feed *feed, struct session *s)
 	}
 }
 
-void feed_completed(struct feed *feed)
+static void subs_walk(struct feed *feed, void (*fn)(struct feed *feed, struct sub *sub))
 {
 	struct feed_segment *fs;
 	struct sub *sub;
 
 	TAILQ_FOREACH(fs, &feed->segments, all)
 	{
-		LIST_FOREACH (sub, &fs->subs, of_segment) {
-			if (sub->incomplete || sub->in_snapshot) {
-				sub->incomplete = false;
-				if (!sub->waiting)
-					snapshot_want(feed, sub);
-			}
+		for (size_t i = 0; i < FEED_LANES; i++) {
+			LIST_FOREACH (sub, &fs->lanes[i].subs, of_segment)
+				fn(feed, sub);
 		}
 	}
 }
 
-static void ack_compare(struct feed *feed, struct sub *sub, const Mcmesh__V1__SegmentAck *ack)
+static void sub_repeat(struct feed *feed, struct sub *sub)
 {
-	struct digest mine;
-	uint8_t wire[16];
-
-	/* One that was sent before a snapshot came can have its very revision. */
-	if (ack->revision == sub->comparable_from && ack->snapshot != sub->snapshot_id)
+	if (!sub->incomplete && !sub->in_snapshot)
 		return;
-	if (!sub->comparable || ack->revision < sub->comparable_from ||
-	    ack->digest.len != sizeof(wire) || !log_digest_at(sub->segment, ack->revision, &mine))
+	sub->incomplete = false;
+	if (!sub->waiting)
+		snapshot_want(feed, sub);
+}
+
+void feed_completed(struct feed *feed)
+{
+	subs_walk(feed, sub_repeat);
+}
+
+/* ---- who sends ------------------------------------------------------------------- */
+
+/* The other lane may be in a round, or past one, that this sub's had not come to. */
+static void sub_move(struct feed *feed, struct sub *sub, enum feed_lane lane)
+{
+	struct feed_segment *fs = sub->segment->userdata;
+
+	if (sub->lane == lane)
 		return;
-	digest_to_wire(&mine, wire);
-	sub->verified = memcmp(wire, ack->digest.data, sizeof(wire)) == 0;
-	if (sub->verified) {
-		sub->mismatches = 0;
-		return;
-	}
-	sub->mismatches++;
-	if (sub->mismatches == 1) {
-		feed->c->counters.resync_digest++;
-		log_warning("an agent's digest differs, it gets a snapshot node=%s segment=%u "
-			    "revision=%llu",
-			    sub->session->name, sub->segment->id,
-			    (unsigned long long)ack->revision);
-		resync(feed, sub, "the digest differs");
-	} else if (sub->mismatches == 2) {
-		feed->c->counters.digest_alarms++;
-		log_error("an agent's digest differs again after a snapshot node=%s segment=%u",
-			  sub->session->name, sub->segment->id);
-	}
+	sub_unready(feed, sub);
+	sub_paid(feed, sub);
+	LIST_REMOVE(sub, of_segment);
+	sub->lane = lane;
+	LIST_INSERT_HEAD(&fs->lanes[lane].subs, sub, of_segment);
+	sub_make_ready(feed, sub);
 }
 
-static int sub_cmp(const void *key, const void *element)
+static int id_cmp(const void *a, const void *b)
 {
-	uint32_t segment = *(const uint32_t *)key;
-	const struct sub *sub = element;
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
-	return (segment > sub->segment->id) - (segment < sub->segment->id);
+	return (x > y) - (x < y);
 }
 
-static uint64_t sub_unacked(const struct sub *sub)
+void feed_sending(struct feed *feed, struct session *s, const Mcmesh__V1__Sending *sending)
 {
-	return sub->acked > sub->begun ? sub->acked : sub->begun;
-}
+	size_t n = sending->n_segments;
 
-/* What the agent was told before counts from its oldest change. */
-static void ack_time(struct feed *feed, const struct sub *sub, uint64_t revision)
-{
-	const struct appended *first = time_after(sub->segment->userdata, sub_unacked(sub));
-
-	if (first && first->revision <= revision)
-		metrics_observe_us(&feed->c->times.append_to_ack,
-				   controller_now_us() - first->at_us);
-}
-
-void feed_lag(const struct feed *feed, const struct session *s, uint64_t now_us,
-	      struct feed_lag *ret_lag)
-{
-	struct feed_lag lag = { 0 };
-
+	if (n)
+		qsort(sending->segments, n, sizeof(*sending->segments), id_cmp);
 	for (size_t i = 0; i < s->n_subs; i++) {
-		const struct sub *sub = &s->subs[i];
-		const struct appended *first = time_after(sub->segment->userdata, sub_unacked(sub));
-		uint64_t revisions;
+		uint32_t id = s->subs[i].segment->id;
+		/* Who sends needs the nodes, too. */
+		bool sends = n && (id == 0 || bsearch(&id, sending->segments, n,
+						      sizeof(*sending->segments), id_cmp));
 
-		if (sub->acked >= sub->segment->revision)
-			continue;
-		revisions = sub->segment->revision - sub->acked;
-		lag.revisions = revisions > lag.revisions ? revisions : lag.revisions;
-		if (first && now_us - first->at_us > lag.us)
-			lag.us = now_us - first->at_us;
+		sub_move(feed, &s->subs[i], sends ? FEED_SENDERS : FEED_OTHERS);
 	}
-	*ret_lag = lag;
-}
-
-void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack)
-{
-	uint32_t segment = ack->segment;
-	struct sub *sub = bsearch(&segment, s->subs, s->n_subs, sizeof(*s->subs), sub_cmp);
-
-	if (!sub || ack->revision > sub->sent)
-		return;
-	if (ack->revision > sub->acked) {
-		ack_time(feed, sub, ack->revision);
-		sub->acked = ack->revision;
-	}
-	ack_compare(feed, sub, ack);
-}
-
-bool session_has_applied(const struct session *s, uint64_t revision)
-{
-	for (size_t i = 0; i < s->n_subs; i++) {
-		const struct sub *sub = &s->subs[i];
-
-		if (sub->wants_snapshot || sub->in_snapshot ||
-		    (sub->acked < revision && sub->acked < sub->segment->revision))
-			return false;
-	}
-	return true;
-}
-
-uint64_t session_applied(const struct session *s)
-{
-	uint64_t applied = log_revision(s->c->log);
-
-	for (size_t i = 0; i < s->n_subs; i++) {
-		const struct sub *sub = &s->subs[i];
-
-		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
-		     sub->in_snapshot) &&
-		    sub->acked < applied)
-			applied = sub->acked;
-	}
-	return applied;
 }
 
 /* ---- the turn -------------------------------------------------------------------- */
 
-static void flush(struct feed *feed)
+static void lane_flush(struct feed *feed, struct feed_lane_state *lane)
 {
-	struct feed_segment *fs;
+	struct feed_segment_lane *segment;
 	struct sub *sub;
 
-	while ((fs = TAILQ_FIRST(&feed->dirty))) {
-		TAILQ_REMOVE(&feed->dirty, fs, link);
-		fs->dirty = false;
-		fs->goal = fs->segment->revision;
-		LIST_FOREACH (sub, &fs->subs, of_segment) {
+	while ((segment = TAILQ_FIRST(&lane->dirty))) {
+		TAILQ_REMOVE(&lane->dirty, segment, link);
+		segment->dirty = false;
+		segment->goal = segment->segment->segment->revision;
+		LIST_FOREACH (sub, &segment->subs, of_segment) {
 			sub_make_ready(feed, sub);
-			feed->n_owed += sub->ready && !sub->owed;
+			lane->n_owed += sub->ready && !sub->owed;
 			sub->owed = sub->ready;
 		}
 	}
+}
+
+static void sub_bookmark(struct feed *feed, struct sub *sub)
+{
+	if (sub->in_snapshot || sub->wants_snapshot || sub->sent >= feed->bookmarked)
+		return;
+	sub->bookmark = true;
+	sub_make_ready(feed, sub);
 }
 
 /* All are brought to the same revision, so that they share bytes then too. */
 static void bookmarks(struct feed *feed)
 {
 	uint64_t revision = log_revision(feed->c->log);
-	struct feed_segment *fs;
-	struct sub *sub;
 
 	if (revision == feed->bookmarked)
 		return;
 	feed->bookmarked = revision;
-	TAILQ_FOREACH(fs, &feed->segments, all)
-	{
-		LIST_FOREACH (sub, &fs->subs, of_segment) {
-			if (sub->in_snapshot || sub->wants_snapshot || sub->sent >= revision)
-				continue;
-			sub->bookmark = true;
-			sub_make_ready(feed, sub);
-		}
-	}
+	subs_walk(feed, sub_bookmark);
 }
 
-static void round_begin(struct feed *feed, uint64_t now_ms)
+static void round_end(struct feed_lane_state *lane)
 {
-	flush(feed);
-	feed->in_round = true;
-	feed->round_ms = now_ms;
-	feed->window_until_ms = now_ms + feed->c->config->coalesce_ms;
-}
-
-static void round_end(struct feed *feed)
-{
-	uint64_t now_ms = controller_now_ms(), took_ms = now_ms - feed->round_ms;
+	uint64_t now_ms = controller_now_ms(), took_ms = now_ms - lane->round_ms;
 	uint64_t rest_ms = took_ms < FEED_LONG_MS ? took_ms / 2 : took_ms;
 
-	feed->in_round = false;
+	lane->in_round = false;
 	rest_ms = rest_ms < FEED_REST_MAX_MS ? rest_ms : FEED_REST_MAX_MS;
-	if (now_ms + rest_ms > feed->window_until_ms)
-		feed->window_until_ms = now_ms + rest_ms;
+	if (now_ms + rest_ms > lane->window_until_ms)
+		lane->window_until_ms = now_ms + rest_ms;
+}
+
+static void lane_turn(struct feed *feed, struct feed_lane_state *lane, uint64_t now_ms)
+{
+	struct sub *sub;
+
+	if (!TAILQ_EMPTY(&lane->dirty) && !lane->in_round && now_ms >= lane->window_until_ms) {
+		lane_flush(feed, lane);
+		lane->in_round = true;
+		lane->round_ms = now_ms;
+		lane->window_until_ms = now_ms + feed->c->config->coalesce_ms;
+	}
+	for (; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&lane->ready)); feed->work++) {
+		sub_unready(feed, sub);
+		sub_paid(feed, sub);
+		sub_serve(feed, sub);
+	}
+	if (lane->in_round && !lane->n_owed)
+		round_end(lane);
+}
+
+/* When the lane has something to do; CONTROLLER_NEVER: when something changes. */
+static uint64_t lane_next_ms(const struct feed_lane_state *lane, uint64_t now_ms)
+{
+	if (!TAILQ_EMPTY(&lane->ready))
+		return now_ms;
+	return TAILQ_EMPTY(&lane->dirty) ? CONTROLLER_NEVER : lane->window_until_ms;
 }
 
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 {
-	struct sub *sub;
+	uint64_t next_ms;
 
 	ahead_turn(feed, now_ms);
-	if (!TAILQ_EMPTY(&feed->dirty) && !feed->in_round && now_ms >= feed->window_until_ms)
-		round_begin(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {
 		bookmarks(feed);
 		log_segments_trim(feed->c->log, segment_going, feed);
 		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
 	}
-	for (feed->work = 0; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&feed->ready));
-	     feed->work++) {
-		TAILQ_REMOVE(&feed->ready, sub, link);
-		sub->ready = false;
-		sub_paid(feed, sub);
-		sub_serve(feed, sub);
+	feed->work = 0;
+	next_ms = feed->bookmark_ms;
+	for (size_t i = 0; i < FEED_LANES; i++)
+		lane_turn(feed, &feed->lanes[i], now_ms);
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		uint64_t lane_ms = lane_next_ms(&feed->lanes[i], now_ms);
+
+		next_ms = lane_ms < next_ms ? lane_ms : next_ms;
 	}
-	if (feed->in_round && !feed->n_owed)
-		round_end(feed);
-	if (!TAILQ_EMPTY(&feed->ready))
-		return now_ms;
-	if (!TAILQ_EMPTY(&feed->dirty))
-		return feed->window_until_ms < feed->bookmark_ms ? feed->window_until_ms
-								 : feed->bookmark_ms;
-	return feed->bookmark_ms;
+	return next_ms;
 }
 
 void feed_hurry(struct feed *feed, uint64_t now_ms)
 {
-	if (!feed->in_round && TAILQ_EMPTY(&feed->ready))
-		feed_turn(feed, now_ms);
+	feed->work = 0;
+	for (size_t i = 0; i < FEED_LANES; i++) {
+		struct feed_lane_state *lane = &feed->lanes[i];
+
+		if (lane->in_round || !TAILQ_EMPTY(&lane->ready))
+			return;
+		lane_turn(feed, lane, now_ms);
+	}
 }

@@ -479,7 +479,10 @@ static void on_active(struct session *s, const Mcmesh__V1__AgentMessage *m)
 	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER:
 		query_answered(s, m->answer);
 		break;
-	default: /* heartbeats, statistics, what a newer agent says */
+	case MCMESH__V1__AGENT_MESSAGE__MESSAGE_SENDING:
+		feed_sending(s->c->feed, s, m->sending);
+		break;
+	default: /* heartbeats, what a newer agent says */
 		break;
 	}
 }

@@ -38,6 +38,13 @@
 
 struct session;
 
+/* Who is told first of a change. */
+enum feed_lane {
+	FEED_SENDERS,
+	FEED_OTHERS,
+	FEED_LANES,
+};
+
 /* One agent's place in one segment. */
 struct sub {
 	struct session *session;
@@ -51,6 +58,7 @@ struct sub {
 	bool incomplete; /* its last snapshot did not sweep */
 	bool bookmark;	 /* also without changes it is told the log's revision */
 	bool ready, waiting, blocked;
+	enum feed_lane lane;
 	bool ahead; /* of what this controller knows: another one told it */
 	uint64_t ahead_ms;
 	bool owed; /* the present round has not served it yet */
@@ -173,6 +181,8 @@ void feed_completed(struct feed *feed);
 void feed_join(struct feed *feed, struct session *s);
 void feed_leave(struct feed *feed, struct session *s);
 void feed_drained(struct feed *feed, struct session *s);
+/* The node's workloads send into these segments, and into no others. */
+void feed_sending(struct feed *feed, struct session *s, const Mcmesh__V1__Sending *sending);
 void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack);
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms);
 /* Has the session acknowledged everything up to the revision, as it is? */

@@ -421,12 +421,9 @@ static void timer_arm(struct agent *a)
 	next = min_u64(next, datapath_next_ms(a->datapath));
 	next = min_u64(next, a->flush_retry_ms ? a->flush_retry_ms : UINT64_MAX);
 	next = min_u64(next, a->remotes_retry_ms ? a->remotes_retry_ms : UINT64_MAX);
+	next = min_u64(next, a->sending.look_ms);
 	if (a->punt_check_ms)
 		next = min_u64(next, a->punt_check_ms);
-	if (next == UINT64_MAX) {
-		sd_event_source_set_enabled(a->timer, SD_EVENT_OFF);
-		return;
-	}
 	sd_event_source_set_time(a->timer, next * 1000);
 	sd_event_source_set_enabled(a->timer, SD_EVENT_ONESHOT);
 }
@@ -503,6 +500,29 @@ static void punt_check(struct agent *a, uint64_t now_ms)
 	datapath_counters_walk(a->datapath, port_punt_lost, a);
 }
 
+/* Which segments the workloads send into, for the controller. */
+static void sending_look(struct agent *a, uint64_t now_ms)
+{
+	struct agent_port *port, *next;
+	struct sending_list list = { .n = 0 };
+	uint64_t packets;
+	bool any;
+
+	if (now_ms < a->sending.look_ms)
+		return;
+	a->sending.look_ms = now_ms + SENDING_LOOK_MS;
+	HASH_ITER (hh, a->ports, port, next) {
+		if (datapath_port_sent(a->datapath, port->ifindex, &packets) == 0)
+			sending_count(&a->sending, &port->sending, port->generation, packets);
+	}
+	any = sending_counted(&a->sending, datapath_link_local_sent(a->datapath));
+	HASH_ITER (hh, a->ports, port, next) {
+		if (sending_is_on(&port->sending, any, now_ms))
+			sending_list_add(&list, port->segment);
+	}
+	uplink_sending_set(a->uplink, &list, now_ms);
+}
+
 static int on_punt_ready(sd_event_source *source, int fd, uint32_t revents, void *userdata)
 {
 	struct agent *a = userdata;
@@ -524,6 +544,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
 	agent_ports_expire(a, now_ms);
 	datapath_tick(a->datapath, now_ms);
 	punt_check(a, now_ms);
+	sending_look(a, now_ms);
 	return 0;
 }
 

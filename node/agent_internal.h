@@ -20,6 +20,7 @@
 #include "node/identity.h"
 #include "node/mirror.h"
 #include "node/rtnl/rtnl.h"
+#include "node/sending.h"
 #include "node/settings.h"
 #include "node/uplink.h"
 
@@ -44,6 +45,7 @@ struct agent_port {
 	uint64_t carrier_lost_ms; /* 0: not waiting */
 	uint64_t retry_ms;	  /* 0: not waiting; not attached, tried again then */
 	uint64_t punt_lost;	  /* as counted when it was last looked at */
+	struct sending_port sending;
 	char detail[DATAPATH_WHY_MAX];
 	UT_hash_handle hh;
 };
@@ -104,6 +106,7 @@ struct agent {
 	uint64_t queries_failed;
 	uint64_t routes_refused, remotes_refused;
 	uint64_t remotes_retry_ms; /* 0: none is refused */
+	struct sending sending;
 };
 
 uint64_t agent_now_ms(void);

@@ -90,3 +90,18 @@ void rota_proven(struct rota *rota)
 	rota->failures = 0;
 	rota->refused = false;
 }
+
+enum rota_failure rota_failure_of(int status)
+{
+	switch (status) {
+	case 3: /* INVALID_ARGUMENT */
+	case 7: /* PERMISSION_DENIED */
+	case 9: /* FAILED_PRECONDITION */
+		return ROTA_REFUSED;
+	case 6:	 /* ALREADY_EXISTS: another agent has this name, or this VTEP */
+	case 10: /* ABORTED: another agent has this identity, and is newer */
+		return ROTA_REFUSED_ALL;
+	default:
+		return ROTA_UNREACHABLE;
+	}
+}

@@ -53,3 +53,6 @@ uint64_t rota_failed(struct rota *rota, enum rota_failure failure);
 
 /* What failed until now was another outage. */
 void rota_proven(struct rota *rota);
+
+/* What the stream's end says, by gRPC's status. */
+enum rota_failure rota_failure_of(int status);

@@ -69,6 +69,7 @@ struct uplink {
 	bool ack_ready; /* what is due is in the maps and waits for the interval */
 	bool moved;	/* the mirror took something since the last uplink_applied() */
 	uint64_t acked_ms;
+	struct sending_list sending;
 	uint64_t counters[UPLINK_C_COUNT];
 };
 
@@ -128,10 +129,15 @@ void uplink_free(struct uplink *u)
 	free(u);
 }
 
-static void send_message(struct uplink *u, const Mcmesh__V1__AgentMessage *message, uint64_t now_ms)
+static void send_part(struct uplink *u, Mcmesh__V1__AgentMessage__MessageCase kind, void *part,
+		      uint64_t now_ms)
 {
+	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
+
+	message.message_case = kind;
+	message.hello = part; /* of the union; the case says which */
 	u->sent_ms = now_ms;
-	u->ops.send(message, u->userdata);
+	u->ops.send(&message, u->userdata);
 }
 
 /* ---- members ---------------------------------------------------------------- */
@@ -283,15 +289,11 @@ static int report_add(struct uplink *u, struct report *r, struct member *m)
 
 static void report_send(struct uplink *u, struct report *report, uint64_t now_ms)
 {
-	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
-
 	report->message.members = report->rows;
 	report->message.sequence = ++u->sequence;
-	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT;
-	message.report = &report->message;
 	u->in_flight = true;
 	u->counters[UPLINK_C_REPORTS]++;
-	send_message(u, &message, now_ms);
+	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT, &report->message, now_ms);
 }
 
 /* All parts at once: they are answered by one Accepted, to the last. */
@@ -377,16 +379,13 @@ struct ack_build {
 
 static void ack_send(struct ack_build *b)
 {
-	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
 	Mcmesh__V1__Ack ack = MCMESH__V1__ACK__INIT;
 
 	if (!b->n)
 		return;
 	ack.segments = b->pointers;
 	ack.n_segments = b->n;
-	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK;
-	message.ack = &ack;
-	send_message(b->u, &message, b->now_ms);
+	send_part(b->u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK, &ack, b->now_ms);
 	b->n = 0;
 }
 
@@ -464,11 +463,30 @@ bool uplink_applied(struct uplink *u, uint64_t now_ms)
 	return moved;
 }
 
+/* ---- what is sent into ------------------------------------------------------ */
+
+static void sending_send(struct uplink *u, uint64_t now_ms)
+{
+	Mcmesh__V1__Sending sending = MCMESH__V1__SENDING__INIT;
+
+	sending.segments = u->sending.segments;
+	sending.n_segments = u->sending.n;
+	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_SENDING, &sending, now_ms);
+}
+
+void uplink_sending_set(struct uplink *u, const struct sending_list *list, uint64_t now_ms)
+{
+	if (sending_list_equal(&u->sending, list))
+		return;
+	u->sending = *list;
+	if (u->state == UP)
+		sending_send(u, now_ms);
+}
+
 /* ---- session ---------------------------------------------------------------- */
 
 static void hello_send(struct uplink *u, uint64_t now_ms)
 {
-	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
 	struct hello hello;
 	size_t len;
 
@@ -484,9 +502,7 @@ static void hello_send(struct uplink *u, uint64_t now_ms)
 	hello.message.start_count = u->options.start_count;
 	hello.message.attempt = ++u->attempt;
 	hello.message.version = (char *)MCMESH_VERSION;
-	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO;
-	message.hello = &hello.message;
-	send_message(u, &message, now_ms);
+	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO, &hello.message, now_ms);
 	hello_deinit(&hello);
 }
 
@@ -531,21 +547,6 @@ static void drop_session(struct uplink *u, uint64_t now_ms, const char *why)
 	leave(u, now_ms, ROTA_UNREACHABLE, why);
 }
 
-static enum rota_failure failure_of(int status)
-{
-	switch (status) {
-	case 3: /* INVALID_ARGUMENT */
-	case 7: /* PERMISSION_DENIED */
-	case 9: /* FAILED_PRECONDITION */
-		return ROTA_REFUSED;
-	case 6:	 /* ALREADY_EXISTS: another agent has this name, or this VTEP */
-	case 10: /* ABORTED: another agent has this identity, and is newer */
-		return ROTA_REFUSED_ALL;
-	default:
-		return ROTA_UNREACHABLE;
-	}
-}
-
 void uplink_closed(struct uplink *u, int status, const char *text, uint64_t now_ms)
 {
 	char why[256];
@@ -554,7 +555,7 @@ void uplink_closed(struct uplink *u, int status, const char *text, uint64_t now_
 		return;
 	snprintf(why, sizeof(why), "%s: %s", rota_target(&u->rota),
 		 text && text[0] ? text : "the stream ended");
-	leave(u, now_ms, failure_of(status), why);
+	leave(u, now_ms, rota_failure_of(status), why);
 }
 
 static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t now_ms)
@@ -588,6 +589,8 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	u->ack_due = true;
 	u->ack_ready = false;
 	u->ops.session(u->controller_name, "", u->userdata);
+	if (u->sending.n)
+		sending_send(u, now_ms);
 	uplink_flush(u, now_ms);
 }
 
@@ -702,13 +705,9 @@ void uplink_message(struct uplink *u, const Mcmesh__V1__ControllerMessage *m, ui
 
 void uplink_answer(struct uplink *u, Mcmesh__V1__Answer *answer, uint64_t now_ms)
 {
-	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
-
 	if (u->state != UP)
 		return;
-	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER;
-	message.answer = answer;
-	send_message(u, &message, now_ms);
+	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER, answer, now_ms);
 }
 
 /* ---- time ------------------------------------------------------------------- */
@@ -722,7 +721,6 @@ static void connect_now(struct uplink *u, uint64_t now_ms)
 
 static void expire_up(struct uplink *u, uint64_t now_ms)
 {
-	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
 	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
 
 	if (now_ms >= u->heard_ms + 3 * u->heartbeat_ms) {
@@ -732,9 +730,7 @@ static void expire_up(struct uplink *u, uint64_t now_ms)
 	uplink_flush(u, now_ms);
 	ack_if_due(u, now_ms);
 	if (now_ms >= u->sent_ms + u->heartbeat_ms) {
-		message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT;
-		message.heartbeat = &heartbeat;
-		send_message(u, &message, now_ms);
+		send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT, &heartbeat, now_ms);
 	}
 }
 

@@ -23,6 +23,9 @@
  * the hold time. It waits until the members are known to be whole; changes
  * until then go as deltas.
  *
+ * What is sent into is told when it changes and when a session
+ * begins; nothing is told of a node that sends nothing.
+ *
  * The log down goes to the mirror. A revision is acknowledged after the caller
  * has written the maps (uplink_applied()), at most every 50 ms under load.
  */
@@ -33,6 +36,7 @@
 #include "common/filter.h"
 #include "mcmesh/v1/node.pb-c.h"
 #include "node/mirror.h"
+#include "node/sending.h"
 
 struct uplink;
 
@@ -81,6 +85,10 @@ void uplink_free(struct uplink *uplink);
 /* What the node wants of the group; INCLUDE {}: nothing more. */
 int uplink_member_set(struct uplink *uplink, uint32_t segment, const struct addr *group,
 		      const struct filter *filter);
+
+/* What the node's workloads send into; the controller hears of it when it is not
+ * what it was. */
+void uplink_sending_set(struct uplink *uplink, const struct sending_list *list, uint64_t now_ms);
 
 void uplink_opened(struct uplink *uplink, uint64_t now_ms);
 void uplink_message(struct uplink *uplink, const Mcmesh__V1__ControllerMessage *message,

@@ -126,3 +126,33 @@ uint64_t datapath_punt_lost(struct datapath *dp)
 	return counter_sum(dp, per_cpu, DP_COUNTER_DROPS + DP_DROP_PUNT_RATE) +
 	       counter_sum(dp, per_cpu, DP_COUNTER_DROPS + DP_DROP_PUNT_RING);
 }
+
+int datapath_port_sent(struct datapath *dp, uint32_t ifindex, uint64_t *ret_packets)
+{
+	_cleanup_free_ struct dp_port_counters *per_cpu = calloc(dp->n_cpus, sizeof(*per_cpu));
+	uint64_t rx = 0, control = 0;
+	struct port *port;
+	int rc;
+
+	if (!per_cpu)
+		return -ENOMEM;
+	HASH_FIND(hh, dp->port_index, &ifindex, sizeof(ifindex), port);
+	if (!port)
+		return -ENOENT;
+	rc = datapath_map_get(dp->skel->maps.port_counters, &port->number, per_cpu);
+	if (rc < 0)
+		return rc;
+	for (uint32_t cpu = 0; cpu < dp->n_cpus; cpu++) {
+		rx += per_cpu[cpu].rx.packets;
+		control += per_cpu[cpu].punted.packets + per_cpu[cpu].punt_lost.packets;
+	}
+	*ret_packets = rx > control ? rx - control : 0;
+	return 0;
+}
+
+uint64_t datapath_link_local_sent(struct datapath *dp)
+{
+	_cleanup_free_ struct dp_count *per_cpu = calloc(dp->n_cpus, sizeof(*per_cpu));
+
+	return per_cpu ? counter_sum(dp, per_cpu, DP_COUNTER_PASS_LINK_LOCAL) : 0;
+}

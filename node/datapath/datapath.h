@@ -217,6 +217,12 @@ int datapath_counters_walk(struct datapath *dp,
 /* Frames that were to be punted and were lost (rate, ring), on all ports. */
 uint64_t datapath_punt_lost(struct datapath *dp);
 
+/* What the port's workloads sent so far, IGMP and MLD left out: -ENOENT, or 0. */
+int datapath_port_sent(struct datapath *dp, uint32_t ifindex, uint64_t *ret_packets);
+
+/* Packets to link-local groups that all ports sent. */
+uint64_t datapath_link_local_sent(struct datapath *dp);
+
 /* Frees what waited for its grace period; call when datapath_next_ms() is due
  * (CLOCK_MONOTONIC milliseconds, UINT64_MAX: never). */
 void datapath_tick(struct datapath *dp, uint64_t now_ms);

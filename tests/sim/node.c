@@ -281,6 +281,7 @@ static void settle(void *arg)
 {
 	struct node *n = arg;
 	uint64_t now_ms = sim_now_ms(), next;
+	struct sending_list sending = { .n = 0 };
 
 	if (n->deferred) {
 		n->deferred = false;
@@ -299,6 +300,10 @@ static void settle(void *arg)
 		if (uplink_applied(n->uplink, now_ms))
 			mirror_segments_walk(n->mirror, save_revision, n);
 	}
+	/* Now and then the node's workloads send, and stop. */
+	if ((now_ms / 3000 + n->start_count) % 2)
+		sending_list_add(&sending, (uint32_t)(1 + now_ms / 6000 % 2));
+	uplink_sending_set(n->uplink, &sending, now_ms);
 	uplink_flush(n->uplink, now_ms);
 	uplink_expire(n->uplink, now_ms);
 	next = uplink_next_ms(n->uplink);

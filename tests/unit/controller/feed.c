@@ -2,6 +2,8 @@
 /* The feed to agents and to watchers where it is hard: speed, slowness, size, abuse. */
 #include "harness.h"
 
+#include "controller/feed_internal.h"
+
 static void configure_two_addresses(struct controller_config *into)
 {
 	into->listen = reallocarray(into->listen, 3, sizeof(*into->listen));
@@ -291,6 +293,85 @@ Test(feed, S22_watch_resumes_after_its_token)
 	UNTIL(late.closed);
 	cr_assert_eq(late.status, RPC_OUT_OF_RANGE);
 	cr_assert_not(again.closed);
+}
+
+static struct session *session_of(const char *node)
+{
+	return registry_find(c->registry, node)->session;
+}
+
+static void say_sending(struct agent *a, const char *node, uint32_t segment)
+{
+	Mcmesh__V1__Sending sending = MCMESH__V1__SENDING__INIT;
+
+	sending.segments = &segment;
+	sending.n_segments = segment != 0;
+	agent_send(a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_SENDING, &sending);
+	UNTIL(session_of(node)->subs[1].lane == (segment == 1 ? FEED_SENDERS : FEED_OTHERS));
+}
+
+static struct agent three[3];
+
+static void three_agents(void)
+{
+	two_agents(&three[0], &three[1]);
+	agent_open(&three[2], &(struct hello){ .node = "n3", .vtep = 3, .instance = 3 });
+	UNTIL(three[2].session && three[2].snapshots);
+	agent_report(&three[2], 1, true, 0);
+	UNTIL(three[2].completes);
+	UNTIL(is_current(&three[0]) && is_current(&three[1]) && is_current(&three[2]));
+	for (uint64_t end = controller_now_ms() + config->coalesce_ms + 1;
+	     controller_now_ms() < end;)
+		turn();
+}
+
+/* Was this one sent to before the other, the last time? */
+static bool was_before(const char *node, const char *other)
+{
+	struct session *s = session_of(other);
+
+	while (s && s != session_of(node))
+		s = TAILQ_NEXT(s, by_sent);
+	return s == NULL;
+}
+
+Test(feed, S25_nodes_that_send_are_told_first)
+{
+	static const char *const names[] = { "n2", "n3" };
+
+	three_agents();
+	for (size_t i = 0; i < 4; i++) {
+		size_t sender = i % 2, deltas = three[1 + sender].deltas;
+
+		say_sending(&three[1 + sender], names[sender], 1);
+		say_sending(&three[2 - sender], names[1 - sender], i < 2 ? 0 : 7);
+		agent_report(&three[0], 2 + i, false, (uint8_t)(10 + i));
+		UNTIL(three[1 + sender].deltas > deltas && is_current(&three[2 - sender]));
+		cr_assert(was_before(names[sender], names[1 - sender]), "%zu", i);
+	}
+}
+
+Test(feed, S25_nodes_that_send_do_not_wait_for_the_others_round)
+{
+	struct feed_lane_state *others = &c->feed->lanes[FEED_OTHERS];
+	unsigned int deltas;
+
+	three_agents();
+	say_sending(&three[1], "n2", 1);
+	UNTIL(!others->in_round && TAILQ_EMPTY(&others->dirty));
+	/* A round that does not end. */
+	others->in_round = true;
+	others->n_owed++;
+	deltas = three[2].deltas;
+	agent_report(&three[0], 2, false, 20);
+	UNTIL(is_current(&three[1]));
+	cr_assert_eq(three[2].deltas, deltas);
+	/* Who begins to send is told what that round has not. */
+	say_sending(&three[2], "n3", 1);
+	UNTIL(is_current(&three[2]));
+	cr_assert_eq(three[2].deltas, deltas + 1);
+	others->n_owed--;
+	UNTIL(is_current(&three[0]) && !others->in_round);
 }
 
 static void configure_short_log(struct controller_config *into)

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/* What the feed's files share: feed.c sends, feed_acks.c hears how far it came. */
+#include "controller/node_service.h"
+#include "controller/wire.h"
+
+struct cached {
+	uint64_t previous, revision;
+	uint64_t at;	    /* the log's revision of the segment when it was built */
+	uint64_t n_changes; /* of the segment until then */
+	size_t n_rows;
+	struct rpc_bytes *bytes;
+};
+
+/* When a revision of the segment came into the log. */
+struct appended {
+	uint64_t revision, at_us;
+};
+
+/* Of a segment, its subs in one lane. */
+struct feed_segment_lane {
+	struct feed_segment *segment;
+	LIST_HEAD(, sub) subs;
+	bool dirty;
+	uint64_t goal; /* what the present round brings its subs to, at least */
+	TAILQ_ENTRY(feed_segment_lane) link;
+};
+
+struct feed_segment {
+	struct log_segment *segment;
+	struct feed_segment_lane lanes[FEED_LANES];
+	uint64_t n_changes; /* ever, while the feed has known it */
+	TAILQ_ENTRY(feed_segment) all;
+	struct cached cache[FEED_CACHE];
+	unsigned int next_cache;
+	struct appended times[FEED_TIMES]; /* a ring */
+	uint64_t n_times;		   /* ever written */
+};
+
+struct feed_lane_state {
+	TAILQ_HEAD(, sub) ready;
+	TAILQ_HEAD(, feed_segment_lane) dirty;
+	uint64_t round_ms, window_until_ms;
+	bool in_round;
+	size_t n_owed; /* subs that the round has not served yet */
+};
+
+struct feed {
+	struct controller *c;
+	struct feed_lane_state lanes[FEED_LANES];
+	TAILQ_HEAD(, sub) waiting, ahead;
+	TAILQ_HEAD(, feed_segment) segments;
+	size_t n_snapshots;
+	uint64_t bookmark_ms, bookmarked, last_snapshot_id;
+	unsigned int work; /* done in this turn, in deltas */
+	struct arena arena;
+};
+
+void feed_resync(struct feed *feed, struct sub *sub, const char *reason);
+
+/* ---- feed_acks.c ------------------------------------------------------------ */
+
+/* The segment's revision came into the log now. */
+void feed_time_note(struct feed_segment *fs);
