@@ -203,6 +203,7 @@ struct rpc_channel_options {
 	/* How long the peer may be silent before it is probed; 0: the default, which
 	 * servers of others may find too often. */
 	uint32_t keepalive_ms;
+	uint32_t message_max; /* what may arrive; 0: RPC_MESSAGE_MAX */
 };
 
 int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,

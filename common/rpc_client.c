@@ -13,7 +13,7 @@ struct rpc_channel {
 	char *target;
 	struct rpc_tls *tls; /* NULL: plaintext */
 	uint64_t version;    /* of the certificate */
-	uint32_t keepalive_ms;
+	uint32_t keepalive_ms, message_max;
 };
 
 #define ARG_INT(name, number)                                                              \
@@ -42,7 +42,7 @@ static grpc_channel *channel_open(struct rpc_channel *channel)
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_CLIENT_KEEPALIVE_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_MESSAGE_MAX),
+		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)channel->message_max),
 		/* Books that nobody reads. */
 		ARG_INT(GRPC_ARG_ENABLE_CHANNELZ, 0),
 		/* A probe and a window update a message cost more than the small
@@ -78,6 +78,7 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 	channel->rpc = rpc;
 	channel->keepalive_ms =
 		options->keepalive_ms ? options->keepalive_ms : RPC_CLIENT_KEEPALIVE_MS;
+	channel->message_max = options->message_max ? options->message_max : RPC_MESSAGE_MAX;
 	channel->target = strdup(options->target);
 	if (options->tls && strncmp(options->target, "unix:", 5) != 0)
 		channel->tls = rpc_tls_ref(options->tls);

@@ -375,6 +375,7 @@ static void etcd_free(struct etcd *e)
 	etcd_beat_gone(e);
 	etcd_watch_free(e);
 	etcd_client_free(e->client);
+	etcd_ops_free(e);
 	free(e);
 }
 
@@ -394,6 +395,7 @@ static int etcd_open(const struct store_options *options, const char *rest,
 	e->store.userdata = userdata;
 	e->rpc = options->rpc;
 	TAILQ_INIT(&e->active);
+	TAILQ_INIT(&e->batches);
 	snprintf(e->address, sizeof(e->address), "%s", options->advertise ?: "");
 	snprintf(e->id, sizeof(e->id), "%08x%08x", randombytes_random(), randombytes_random());
 	r = client_new(e, options, rest, why);

@@ -88,7 +88,7 @@ static void page_ask(struct etcd *e)
 	end[e->prefix_len - 1]++;
 	q.key = (ProtobufCBinaryData){ e->audit_from_len, (uint8_t *)e->audit_from };
 	q.range_end = etcd_bytes(end);
-	q.limit = ETCD_PAGE;
+	q.limit = ETCD_AUDIT_PAGE;
 	q.revision = (int64_t)e->audit_revision;
 	q.serializable = true;
 	if (etcd_client_call(e->client, RANGE_PATH, &q.base,

@@ -26,8 +26,9 @@
 
 #define BACKOFF_MIN_MS	  50
 #define BACKOFF_MAX_MS	  1000
-#define KEEPALIVE_MS	  10000 /* etcd ends a connection that is probed too often */
-#define FAILURES_MAX	  3	/* of a member that answers, in a row */
+#define KEEPALIVE_MS	  10000	       /* etcd ends a connection that is probed too often */
+#define MESSAGE_MAX	  (256u << 20) /* etcd is trusted: a watch that catches up */
+#define FAILURES_MAX	  3	       /* of a member that answers, in a row */
 #define NEVER		  UINT64_MAX
 #define AUTHENTICATE_PATH "/etcdserverpb.Auth/Authenticate"
 #define RANGE_PATH	  "/etcdserverpb.KV/Range"
@@ -437,7 +438,8 @@ static void client_connect(struct etcd_client *client)
 {
 	const struct rpc_channel_options options = { .target = etcd_client_endpoint(client),
 						     .tls = client->options.tls,
-						     .keepalive_ms = KEEPALIVE_MS };
+						     .keepalive_ms = KEEPALIVE_MS,
+						     .message_max = MESSAGE_MAX };
 	int r = rpc_channel_new(client->options.rpc, &options, &client->channel);
 
 	if (r == 0)

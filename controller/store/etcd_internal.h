@@ -13,11 +13,13 @@
 #define ETCD_KEY_MAX	320 /* without the prefix less */
 #define ETCD_PREFIX_MAX 128
 #define ETCD_ID_LEN	16 /* characters */
-/* A watch that catches up gets 1,000 revisions in one answer, and etcd takes a time
- * that grows with the square of the rows to cut one of more than 2 MB. */
-#define ETCD_TXN_PUTS	  20
-#define ETCD_SENT_MAX	  32 /* transactions on their way */
-#define ETCD_TXN_BYTES	  (512 * 1024)
+/* Of one transaction. A watch that catches up gets 1,000 of them in one answer. */
+#define ETCD_TXN_OPS	  128 /* etcd's own default */
+#define ETCD_TXN_PUTS	  120 /* rows of one node */
+#define ETCD_TXN_NODES	  32
+#define ETCD_TXN_BYTES	  (64 * 1024)
+#define ETCD_ROW_BYTES	  64	/* of a row about, without its value */
+#define ETCD_SENT_MAX	  8	/* transactions on their way */
 #define ETCD_OP_MS	  10000 /* then an operation fails, unless there is progress */
 #define ETCD_RETRY_MS	  200
 #define ETCD_BEAT_MS	  500
@@ -29,7 +31,9 @@
 #define ETCD_OPEN_MS	  10000 /* to find the cluster at start */
 #define ETCD_CLOSE_MS	  300	/* for what was asked last */
 #define ETCD_LOAD_MS	  60000
-#define ETCD_PAGE	  1000	/* rows of one Range */
+/* Rows of one Range. Etcd counts all that follow anew for each, so few are cheap. */
+#define ETCD_PAGE	  10000
+#define ETCD_AUDIT_PAGE	  4000	/* between which agents are served */
 #define ETCD_HISTORY_MAX  5000	/* revisions that a start goes back */
 #define ETCD_HISTORY_KEPT 10000 /* that a compaction leaves at least */
 #define ETCD_COMPACT_MS	  (5 * 60 * 1000)
@@ -113,6 +117,7 @@ struct etcd {
 
 	/* etcd_ops.c */
 	TAILQ_HEAD(, etcd_holder) active;
+	TAILQ_HEAD(, etcd_batch) batches; /* on their way */
 	uint64_t last_write;
 	size_t n_ops, n_sent;
 
@@ -190,6 +195,8 @@ void etcd_complete(struct store *store);
 /* Sends what can be sent, ends what waited for the revision or for too long. */
 uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms);
 void etcd_ops_end(struct etcd *e);
+/* When no answer can come any more. */
+void etcd_ops_free(struct etcd *e);
 
 /* ---- etcd_beat.c -------------------------------------------------------------- */
 

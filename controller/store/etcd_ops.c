@@ -10,6 +10,11 @@
  * answer does not come, the same link is tried again; if it does not fit and
  * the last write is this one, it was in.
  *
+ * Every transaction costs the members of etcd an agreement and a write to the
+ * disk, so links of several nodes share one: what is asked while the few that are
+ * on their way are all that may be. If one link does not fit, none is in; the
+ * answer tells which it was, and the others go again without it.
+ *
  * A large commit is several links; only the last says its sequence. A removal
  * deletes live/NODE with its first transaction and goes on for as long as
  * there is none, so a node that comes back stops it.
@@ -135,18 +140,33 @@ static void op_wait(struct etcd_op *op, uint64_t revision)
 
 /* ---- transactions -------------------------------------------------------------------- */
 
+/* Operations of several nodes that etcd takes together or not at all. */
+struct etcd_batch {
+	struct etcd *e;
+	struct etcd_op *ops[ETCD_TXN_NODES];
+	size_t n;
+	TAILQ_ENTRY(etcd_batch) link;
+};
+
+/* What a batch is as a request. */
 struct txn {
 	Etcdserverpb__TxnRequest request;
-	Etcdserverpb__Compare compare, *compares[1];
-	Etcdserverpb__RequestOp ops[ETCD_TXN_PUTS + 2], *list[ETCD_TXN_PUTS + 2];
-	Etcdserverpb__RequestOp otherwise, *otherwises[1];
-	Etcdserverpb__RangeRequest range;
+	Etcdserverpb__RequestOp ops[ETCD_TXN_OPS], *list[ETCD_TXN_OPS];
 	union {
 		Etcdserverpb__PutRequest put;
 		Etcdserverpb__DeleteRangeRequest del;
-	} parts[ETCD_TXN_PUTS + 2];
-	char live_key[ETCD_KEY_MAX], drain_key[ETCD_KEY_MAX];
-	uint8_t *live;
+	} parts[ETCD_TXN_OPS];
+	struct txn_node {
+		Etcdserverpb__Compare compare;
+		Etcdserverpb__RequestOp otherwise;
+		Etcdserverpb__RangeRequest range;
+		char live_key[ETCD_KEY_MAX];
+		uint8_t *live;
+	} nodes[ETCD_TXN_NODES];
+	Etcdserverpb__Compare *compares[ETCD_TXN_NODES];
+	Etcdserverpb__RequestOp *otherwises[ETCD_TXN_NODES];
+	char drain_key[ETCD_KEY_MAX];
+	size_t n_nodes, bytes;
 };
 
 static void txn_put(struct txn *t, const char *key, const uint8_t *value, size_t len)
@@ -169,7 +189,7 @@ static void txn_put(struct txn *t, const char *key, const uint8_t *value, size_t
 	o->request_delete_range = &t->parts[i].del;
 }
 
-static struct txn *txn_new(const struct etcd_op *op)
+static struct txn *txn_new(void)
 {
 	struct txn *t = calloc(1, sizeof(*t));
 
@@ -177,41 +197,38 @@ static struct txn *txn_new(const struct etcd_op *op)
 		return NULL;
 	etcdserverpb__txn_request__init(&t->request);
 	t->request.success = t->list;
-	etcd_key(op->e, t->live_key, "live/%s", op->holder->node);
-	etcd_key(op->e, t->drain_key, "drain/%s", op->holder->node);
+	t->request.compare = t->compares;
+	t->request.failure = t->otherwises;
 	return t;
 }
 
 static void txn_free(struct txn *t)
 {
-	free(t->live);
+	if (!t)
+		return;
+	for (size_t i = 0; i < t->n_nodes; i++)
+		free(t->nodes[i].live);
 	free(t);
 }
 
-DEFINE_CLEANUP(struct txn *, txn_free)
-
-static void txn_compare(struct txn *t, uint64_t mod)
+static void txn_compare(struct txn *t, struct txn_node *n, uint64_t mod)
 {
-	etcdserverpb__compare__init(&t->compare);
-	t->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-	t->compare.key = etcd_bytes(t->live_key);
-	t->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-	t->compare.mod_revision = (int64_t)mod;
-	t->compares[0] = &t->compare;
-	t->request.n_compare = 1;
-	t->request.compare = t->compares;
+	etcdserverpb__compare__init(&n->compare);
+	n->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	n->compare.key = etcd_bytes(n->live_key);
+	n->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	n->compare.mod_revision = (int64_t)mod;
+	t->compares[t->request.n_compare++] = &n->compare;
 
-	etcdserverpb__range_request__init(&t->range);
-	t->range.key = etcd_bytes(t->live_key);
-	etcdserverpb__request_op__init(&t->otherwise);
-	t->otherwise.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
-	t->otherwise.request_range = &t->range;
-	t->otherwises[0] = &t->otherwise;
-	t->request.n_failure = 1;
-	t->request.failure = t->otherwises;
+	etcdserverpb__range_request__init(&n->range);
+	n->range.key = etcd_bytes(n->live_key);
+	etcdserverpb__request_op__init(&n->otherwise);
+	n->otherwise.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	n->otherwise.request_range = &n->range;
+	t->otherwises[t->request.n_failure++] = &n->otherwise;
 }
 
-static int txn_put_live(struct txn *t, struct etcd_op *op)
+static int txn_put_live(struct txn *t, struct txn_node *n, struct etcd_op *op)
 {
 	Mcmesh__Store__Live m = MCMESH__STORE__LIVE__INIT;
 	struct etcd_live *live = &op->live;
@@ -226,60 +243,107 @@ static int txn_put_live(struct txn *t, struct etcd_op *op)
 	if (live->reported)
 		m.reported = (ProtobufCBinaryData){ EPOCH_LEN, op->e->store.epoch };
 	m.write = op->write;
-	t->live = malloc(mcmesh__store__live__get_packed_size(&m));
-	if (!t->live)
+	n->live = malloc(mcmesh__store__live__get_packed_size(&m));
+	if (!n->live)
 		return -ENOMEM;
-	txn_put(t, t->live_key, t->live, mcmesh__store__live__pack(&m, t->live));
+	txn_put(t, n->live_key, n->live, mcmesh__store__live__pack(&m, n->live));
 	return 0;
 }
 
 static void txn_items(struct txn *t, struct etcd_op *op)
 {
-	size_t bytes = 0, i;
+	size_t i;
 
 	for (i = op->at; i < op->n_items && i - op->at < ETCD_TXN_PUTS; i++) {
-		bytes += op->items[i].len + 64;
-		if (i > op->at && bytes > ETCD_TXN_BYTES)
+		size_t bytes = op->items[i].len + ETCD_ROW_BYTES;
+
+		if (i > op->at && t->bytes + bytes > ETCD_TXN_BYTES)
 			break;
+		t->bytes += bytes;
 		txn_put(t, op->items[i].key, op->items[i].value, op->items[i].len);
 	}
 	op->sending = i - op->at;
 }
 
-static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer);
-
-static void op_send(struct etcd_op *op)
+/* The next link of its chain. */
+static int txn_add(struct txn *t, struct etcd_op *op)
 {
-	_cleanup_(txn_free_p)
-	struct txn *t = txn_new(op);
+	struct txn_node *n = &t->nodes[t->n_nodes++];
 	bool last;
 
-	op->retry_ms = etcd_now_ms() + ETCD_RETRY_MS;
-	if (!t)
-		return; /* in a moment again */
+	etcd_key(op->e, n->live_key, "live/%s", op->holder->node);
 	txn_items(t, op);
 	last = op->at + op->sending == op->n_items;
-	if (op->kind != OP_PLAIN)
-		txn_compare(t, op->mod);
+	if (op->kind == OP_PLAIN)
+		return 0;
+	txn_compare(t, n, op->mod);
 	if (op->kind == OP_REMOVE && op->mod)
-		txn_put(t, t->live_key, NULL, 0);
-	if (op->kind == OP_REMOVE && last && op->holder->draining)
+		txn_put(t, n->live_key, NULL, 0);
+	if (op->kind == OP_REMOVE && last && op->holder->draining) {
+		etcd_key(op->e, t->drain_key, "drain/%s", op->holder->node);
 		txn_put(t, t->drain_key, NULL, 0);
-	if (op->kind == OP_COMMIT || op->kind == OP_PUBLISH || op->kind == OP_SESSION) {
-		if (last && op->sequence)
-			op->live.sequence = op->sequence;
-		if (last && op->reported)
-			op->live.reported = true;
-		if (!op->again)
-			op->write = ++op->e->last_write;
-		if (txn_put_live(t, op) < 0)
-			return;
 	}
-	if (etcd_client_call(op->e->client, TXN_PATH, &t->request.base,
-			     &etcdserverpb__txn_response__descriptor, answered, op) < 0)
+	if (op->kind == OP_REMOVE)
+		return 0;
+	if (last && op->sequence)
+		op->live.sequence = op->sequence;
+	if (last && op->reported)
+		op->live.reported = true;
+	if (!op->again)
+		op->write = ++op->e->last_write;
+	return txn_put_live(t, n, op);
+}
+
+/* ---- batches -------------------------------------------------------------------------- */
+
+/* Those of several nodes never write the same key, others may. */
+static bool may_share(const struct etcd_op *op)
+{
+	return op->kind == OP_COMMIT || op->kind == OP_PUBLISH || op->kind == OP_SESSION;
+}
+
+static bool batch_has_room(const struct etcd_batch *b, const struct txn *t,
+			   const struct etcd_op *op)
+{
+	size_t bytes = 0, i;
+
+	if (!b->n)
+		return true;
+	for (i = op->at; i < op->n_items && i - op->at < ETCD_TXN_PUTS; i++)
+		bytes += op->items[i].len + ETCD_ROW_BYTES;
+	return may_share(op) && may_share(b->ops[0]) && b->n < ETCD_TXN_NODES &&
+	       t->request.n_success + (i - op->at) + 1 <= ETCD_TXN_OPS &&
+	       t->bytes + bytes <= ETCD_TXN_BYTES;
+}
+
+static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer);
+
+/* The first of the operations, as many as go together. */
+static void batch_send(struct etcd *e, struct etcd_op *const *ops, size_t n, uint64_t now_ms)
+{
+	struct etcd_batch *b = calloc(1, sizeof(*b));
+	struct txn *t = txn_new();
+	int r = b && t ? 0 : -ENOMEM;
+
+	for (size_t i = 0; r == 0 && i < n && batch_has_room(b, t, ops[i]); i++) {
+		b->ops[b->n++] = ops[i];
+		r = txn_add(t, ops[i]);
+	}
+	if (r == 0)
+		r = etcd_client_call(e->client, TXN_PATH, &t->request.base,
+				     &etcdserverpb__txn_response__descriptor, answered, b);
+	txn_free(t);
+	if (r < 0) {
+		for (size_t i = 0; i < n; i++)
+			ops[i]->retry_ms = now_ms + ETCD_RETRY_MS;
+		free(b);
 		return;
-	op->state = OP_SENT;
-	op->e->n_sent++;
+	}
+	b->e = e;
+	for (size_t i = 0; i < b->n; i++)
+		b->ops[i]->state = OP_SENT;
+	TAILQ_INSERT_TAIL(&e->batches, b, link);
+	e->n_sent++;
 }
 
 /* ---- decisions ------------------------------------------------------------------------- */
@@ -337,16 +401,11 @@ static int op_begin(struct etcd_op *op)
 	return -EINVAL;
 }
 
-/* True: it is gone. */
-static bool op_step(struct etcd_op *op)
+static void op_again(struct etcd_op *op)
 {
-	int r = op->linked ? 0 : op_begin(op);
-
-	if (r < 0)
-		op_fail(op, r);
-	else
-		op_send(op);
-	return r < 0;
+	op->state = OP_QUEUED;
+	op->retry_ms = 0;
+	op->e->ops_next_ms = 0;
 }
 
 static void link_done(struct etcd_op *op, uint64_t revision)
@@ -356,9 +415,8 @@ static void link_done(struct etcd_op *op, uint64_t revision)
 	op->sending = 0;
 	op->mod = op->kind == OP_REMOVE ? 0 : revision;
 	if (op->at < op->n_items) {
-		op->state = OP_QUEUED;
 		op->revision = revision;
-		op_step(op);
+		op_again(op);
 		return;
 	}
 	op_wait(op, revision);
@@ -405,35 +463,49 @@ static void op_retry(struct etcd_op *op, int status, const char *text)
 			     text[0] ? text : rpc_status_name(status));
 }
 
+/* The i-th of a batch that etcd did not take. */
+static void op_refused(struct etcd_op *op, const Etcdserverpb__TxnResponse *a, size_t i)
+{
+	const Etcdserverpb__RangeResponse *range = NULL;
+	const Etcdserverpb__KeyValue *kv;
+	uint64_t mod;
+
+	if (i < a->n_responses &&
+	    a->responses[i]->response_case == ETCDSERVERPB__RESPONSE_OP__RESPONSE_RESPONSE_RANGE)
+		range = a->responses[i]->response_range;
+	kv = range && range->n_kvs ? range->kvs[0] : NULL;
+	mod = kv ? (uint64_t)kv->mod_revision : 0;
+	if (mod == op->mod)
+		op_again(op); /* by another's fault */
+	else
+		link_refused(op, kv || !a->header ? mod : (uint64_t)a->header->revision, kv);
+}
+
 static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer)
 {
 	const Etcdserverpb__TxnResponse *a = (const Etcdserverpb__TxnResponse *)answer;
-	const Etcdserverpb__RangeResponse *range = NULL;
-	struct etcd_op *op = userdata;
-	const Etcdserverpb__KeyValue *kv;
-	uint64_t revision;
+	struct etcd_batch *b = userdata;
+	struct etcd *e = b->e;
 
-	op->e->n_sent--;
-	if (status != RPC_OK) {
-		op_retry(op, status, text);
-		return;
+	TAILQ_REMOVE(&e->batches, b, link);
+	e->n_sent--;
+	e->ops_next_ms = 0;
+	if (status == RPC_OK)
+		etcd_trouble(e, "%s", "");
+	for (size_t i = 0; i < b->n; i++) {
+		if (status != RPC_OK)
+			op_retry(b->ops[i], status, text);
+		else if (a->succeeded)
+			link_done(b->ops[i], a->header ? (uint64_t)a->header->revision : 0);
+		else
+			op_refused(b->ops[i], a, i);
 	}
-	revision = a->header ? (uint64_t)a->header->revision : 0;
-	etcd_trouble(op->e, "%s", "");
-	if (a->succeeded) {
-		link_done(op, revision);
-		return;
-	}
-	if (a->n_responses &&
-	    a->responses[0]->response_case == ETCDSERVERPB__RESPONSE_OP__RESPONSE_RESPONSE_RANGE)
-		range = a->responses[0]->response_range;
-	kv = range && range->n_kvs ? range->kvs[0] : NULL;
-	link_refused(op, kv ? (uint64_t)kv->mod_revision : revision, kv);
+	free(b);
 }
 
 /* ---- the turn ------------------------------------------------------------------------- */
 
-/* More at once would only wait in etcd, until their calls' deadline. */
+/* More at once would only wait in etcd; what waits here meanwhile goes together. */
 static bool may_send(const struct etcd *e)
 {
 	return e->n_sent < ETCD_SENT_MAX && etcd_client_is_ready(e->client);
@@ -465,8 +537,6 @@ static bool op_turn(struct etcd_op *op, uint64_t now_ms)
 		op_fail(op, -ETIMEDOUT);
 		return true;
 	}
-	if (op->state == OP_QUEUED && now_ms >= op->retry_ms && may_send(op->e))
-		return op_step(op);
 	return false;
 }
 
@@ -479,8 +549,7 @@ static void op_start(struct etcd_op *op)
 	if (!h->active)
 		TAILQ_INSERT_TAIL(&op->e->active, h, by_active);
 	h->active = true;
-	if (TAILQ_FIRST(&h->ops) == op)
-		op_turn(op, etcd_now_ms());
+	op->e->ops_next_ms = 0;
 }
 
 static uint64_t op_next_ms(const struct etcd_op *op)
@@ -492,7 +561,8 @@ static uint64_t op_next_ms(const struct etcd_op *op)
 	return op_deadline_ms(op);
 }
 
-uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms)
+/* Ends what can be ended; the next deadline. */
+static uint64_t ops_look(struct etcd *e, uint64_t now_ms)
 {
 	struct etcd_holder *h, *next;
 	uint64_t next_ms, at;
@@ -515,12 +585,59 @@ uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms)
 	return next_ms;
 }
 
+/* Those that can be sent now; what cannot begin ends. */
+static size_t ops_gather(struct etcd *e, uint64_t now_ms, struct etcd_op *ops[ETCD_TXN_NODES])
+{
+	struct etcd_holder *h, *next;
+	struct etcd_op *op;
+	size_t n = 0;
+	int r;
+
+	for (h = TAILQ_FIRST(&e->active); h && n < ETCD_TXN_NODES; h = next) {
+		next = TAILQ_NEXT(h, by_active);
+		op = TAILQ_FIRST(&h->ops);
+		if (op->state != OP_QUEUED || now_ms < op->retry_ms)
+			continue;
+		r = op->linked ? 0 : op_begin(op);
+		if (r < 0)
+			op_fail(op, r);
+		else
+			ops[n++] = op;
+	}
+	return n;
+}
+
+uint64_t etcd_ops_turn(struct etcd *e, uint64_t now_ms)
+{
+	struct etcd_op *ops[ETCD_TXN_NODES];
+	size_t n;
+
+	ops_look(e, now_ms);
+	while (may_send(e) && (n = ops_gather(e, now_ms, ops)) > 0)
+		batch_send(e, ops, n, now_ms);
+	return ops_look(e, now_ms);
+}
+
 void etcd_ops_end(struct etcd *e)
 {
+	struct etcd_batch *b;
 	struct etcd_holder *h;
 
+	/* Answers may still come, to nobody. */
+	TAILQ_FOREACH(b, &e->batches, link)
+	b->n = 0;
 	while ((h = TAILQ_FIRST(&e->active)))
 		op_fail(TAILQ_FIRST(&h->ops), -ECANCELED);
+}
+
+void etcd_ops_free(struct etcd *e)
+{
+	struct etcd_batch *b;
+
+	while ((b = TAILQ_FIRST(&e->batches))) {
+		TAILQ_REMOVE(&e->batches, b, link);
+		free(b);
+	}
 }
 
 /* ---- what the store is asked ------------------------------------------------------------ */

@@ -2,6 +2,7 @@
 /* The etcd store against a real etcd: what several controllers see of each other. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,7 @@
 #include "etcd_server.h"
 
 #define PATIENCE_MS 15000
-#define ROWS_MAX    4096
+#define ROWS_MAX    60000
 
 /* A controller as the store sees it: a log, and what it was told. */
 struct side {
@@ -520,6 +521,105 @@ Test(etcd, a_commit_waits_for_etcd_to_come_back)
 	cr_assert_eq(a.result, 0);
 	cr_assert_eq(members(&a), 1);
 	cr_assert_not(a.lost);
+}
+
+#define ALL_DONE(s) ((s)[0].done && (s)[1].done && (s)[2].done && (s)[3].done)
+
+Test(etcd, nodes_share_a_transaction_without_the_one_that_is_fenced)
+{
+	static const char *const names[] = { "n1", "n2", "n3", "n4" };
+	struct store_txn txn = { .n_changes = 1 };
+	struct side each[4] = { 0 };
+
+	for (size_t i = 0; i < 4; i++) {
+		struct store_session q = { .node = names[i], .start_count = 1 };
+
+		store_session(a.store, &q, on_session, &each[i]);
+	}
+	UNTIL(ALL_DONE(each));
+	/* As if another controller had just written it. */
+	etcd_holder_find((struct etcd *)a.store, "n2")->mod--;
+	for (size_t i = 0; i < 4; i++) {
+		struct log_change c = member(1, false);
+
+		txn.node = c.node = names[i];
+		txn.session = each[i].session;
+		txn.changes = &c;
+		each[i].done = false;
+		store_commit(a.store, &txn, on_commit, &each[i]);
+	}
+	UNTIL(ALL_DONE(each));
+	for (size_t i = 0; i < 4; i++)
+		cr_expect_eq(each[i].result, i == 1 ? -ESTALE : 0, "%s", names[i]);
+	cr_expect(each[0].revision == each[2].revision && each[0].revision == each[3].revision);
+	cr_expect_null(log_node_find(a.log, "n2"));
+	cr_expect_eq(members(&a), 1);
+}
+
+Test(etcd, a_close_does_not_wait_for_an_etcd_that_hangs)
+{
+	struct log_change c = member(1, false);
+	struct store_txn txn = { .node = "n1", .changes = &c, .n_changes = 1 };
+
+	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
+	txn.session = a.session;
+	kill(cluster.members[0].pid, SIGSTOP);
+	a.done = false;
+	store_commit(a.store, &txn, on_commit, &a);
+	UNTIL(((struct etcd *)a.store)->n_sent > 0);
+	side_close(&a);
+	kill(cluster.members[0].pid, SIGCONT);
+	cr_assert(a.done);
+	cr_assert_eq(a.result, -ECANCELED);
+}
+
+/* Cut into pieces by etcd this would take most of a minute. */
+Test(etcd, a_start_catches_up_with_a_long_history)
+{
+	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
+	cr_assert_eq(commit_members(&a, a.session, 1, ROWS_MAX, false), 0);
+	side_open(&b, "b:1");
+	cr_expect_eq(etcd_client_moves(((struct etcd *)b.store)->client), 0);
+	cr_assert_eq(members(&b), ROWS_MAX);
+	cr_assert(same_digest());
+	cr_assert_leq(log_floor(b.log), a.session);
+}
+
+static void put(struct etcd *e, const char *name, const ProtobufCMessage *value)
+{
+	Etcdserverpb__PutRequest q = ETCDSERVERPB__PUT_REQUEST__INIT;
+	char key[ETCD_KEY_MAX];
+	uint8_t bytes[64];
+
+	etcd_key(e, key, "%s", name);
+	q.key = etcd_bytes(key);
+	q.value.data = bytes;
+	q.value.len = value ? protobuf_c_message_pack(value, bytes) : 0;
+	cr_assert_eq(etcd_client_call(e->client, "/etcdserverpb.KV/Put", &q.base,
+				      &etcdserverpb__put_response__descriptor,
+				      (etcd_done *)(void *)on_session, &b),
+		     0);
+}
+
+Test(etcd, history_is_kept_for_the_slowest_watch)
+{
+	Mcmesh__Store__Controller slow = MCMESH__STORE__CONTROLLER__INIT;
+	struct etcd *e = (struct etcd *)a.store;
+	uint64_t at;
+
+	slow.address = "slow:1";
+	slow.revision = e->store.revision + 100;
+	put(e, "controller/slow", &slow.base);
+	while (e->store.revision < ETCD_HISTORY_KEPT + 2 * slow.revision) {
+		at = e->store.revision;
+		for (int i = 0; i < 500; i++)
+			put(e, "nothing", NULL);
+		UNTIL(e->store.revision >= at + 500);
+	}
+	e->compact_next = e->store.revision;
+	e->compact_at_ms = 0;
+	UNTIL(e->compacted);
+	cr_assert_eq(e->compacted, slow.revision);
 }
 
 Test(etcd, keys_that_are_not_ours_are_left_alone)
