@@ -119,18 +119,25 @@ static uint64_t rpc_tick(struct rpc *rpc, uint64_t now_ms, uint64_t deadline_ms)
 	return deadline_ms;
 }
 
-/* What completed until the deadline, RPC_TURN_MAX at most; how many. */
-static int queue_run(struct rpc *rpc, gpr_timespec deadline)
+/*
+ * What completed until the deadline, RPC_TURN_MAX at most; how many. Each look at
+ * the network takes one event of it, and most complete nothing (windows, parts of
+ * messages), so who has work of its own looks `looks` times for nothing: else a busy
+ * loop would hear one event a turn, and take its peers for silent.
+ */
+static int queue_run(struct rpc *rpc, gpr_timespec deadline, int looks)
 {
-	grpc_event ev;
-	int n = 0;
+	int n = 0, left = looks;
 
-	for (; n < RPC_TURN_MAX; n++) {
-		ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
-		if (ev.type != GRPC_OP_COMPLETE)
-			break;
-		rpc_dispatch(rpc, ev.tag, ev.success);
+	while (n < RPC_TURN_MAX && left) {
+		grpc_event ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
+
 		deadline = deadline_of(0);
+		left = ev.type == GRPC_OP_COMPLETE ? looks : left - 1;
+		if (ev.type != GRPC_OP_COMPLETE)
+			continue;
+		rpc_dispatch(rpc, ev.tag, ev.success);
+		n++;
 	}
 	return n;
 }
@@ -151,7 +158,7 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	deadline_ms = rpc_tick(rpc, now_ms, deadline_ms);
 	if (rpc->resting && now_ms >= rpc->resting_ms + RPC_REST_MAX_MS)
 		rpc_resume(rpc);
-	n = queue_run(rpc, deadline_of(0));
+	n = queue_run(rpc, deadline_of(0), deadline_ms <= now_ms ? RPC_BUSY_LOOKS : 1);
 	/* The library looks at the network only when its queue is empty. So new calls
 	 * are taken only then, or one client's would keep all others out. */
 	if (n < RPC_TURN_MAX)
@@ -160,7 +167,7 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	if (n || deadline_ms <= now_ms)
 		return 0;
 	rpc_resume(rpc);
-	queue_run(rpc, deadline_of(deadline_ms));
+	queue_run(rpc, deadline_of(deadline_ms), 1);
 	return 0;
 }
 

@@ -24,6 +24,9 @@
 #define RPC_RATES		 1024 /* by hash of the peer */
 /* A read is put off while there is other work, but not for longer. */
 #define RPC_REST_MAX_MS 10
+/* Network events that complete nothing, one after the other, that a turn of a loop
+ * with other work takes. */
+#define RPC_BUSY_LOOKS 32
 /* Completions that one turn of a loop handles before others get theirs. */
 #define RPC_TURN_MAX 64
 /* What one decoded message may take: small elements grow by decoding. */

@@ -56,7 +56,7 @@ static void registry_follow(struct controller *c, const struct log_change *chang
 	}
 	if (!node && registry_add(c->registry, change->node, controller_now_ms(), &node) < 0)
 		return; /* more nodes in the store than limits allow: not forwarded for */
-	node->vtep = change->vtep;
+	registry_set_vtep(c->registry, node, &change->vtep);
 }
 
 static void on_event(void *userdata, uint64_t revision, const struct log_change *changes, size_t n)

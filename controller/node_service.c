@@ -309,7 +309,7 @@ static int session_take_node(struct session *s)
 		session_end(old, RPC_ABORTED, "a newer session of this node took over");
 	}
 	s->node = node;
-	node->vtep = s->vtep;
+	registry_set_vtep(registry, node, &s->vtep);
 	bucket_fill(&node->sessions, s->c->limits.sessions_per_minute, 60000, controller_now_ms());
 	bucket_spend(&node->sessions, s->c->limits.sessions_per_minute, 60000, 1);
 	node->session_id = s->id;
@@ -338,7 +338,7 @@ static void session_abandoned(struct session *s, uint64_t id)
 	node->holder[0] = 0;
 	node->session_id = id;
 	node->published = false;
-	node->vtep = s->vtep;
+	registry_set_vtep(registry, node, &s->vtep);
 	registry_touch(registry, node);
 }
 

@@ -27,7 +27,7 @@
 #define FEED_SNAPSHOTS_MAX 64 /* at the same time */
 #endif
 #define FEED_CHUNK_WORK	 16   /* a chunk costs as much as so many deltas */
-#define FEED_PER_TURN	 64   /* streams served between two looks at other RPCs */
+#define FEED_PER_TURN	 32   /* streams served between two looks at other RPCs */
 #define FEED_CACHE	 8    /* serialised deltas of a segment */
 #define FEED_AHEAD_MS	 5000 /* an agent that is ahead waits so long for this controller */
 #define FEED_BOOKMARK_MS 5000

@@ -37,10 +37,14 @@ struct expected {
 	UT_hash_handle hh;
 };
 
+/* Nodes can share a VTEP for a while, so it is no key. */
+#define VTEP_BUCKETS 4096
+
 struct registry {
 	struct registry_options options;
 	uint64_t start_ms;
 	struct registry_node *nodes;
+	LIST_HEAD(, registry_node) by_vtep[VTEP_BUCKETS];
 	struct registry_nodes connected, stale; /* by heard_ms */
 	struct registry_nodes elsewhere;
 	struct registry_nodes changed; /* by serial */
@@ -105,13 +109,27 @@ struct registry_node *registry_find(const struct registry *r, const char *name)
 	return node;
 }
 
-/* Only at Hellos: a walk over the nodes is cheap beside a handshake. */
+static size_t vtep_bucket(const struct addr *vtep)
+{
+	unsigned int hash;
+
+	HASH_VALUE(vtep, sizeof(*vtep), hash);
+	return hash % VTEP_BUCKETS;
+}
+
+void registry_set_vtep(struct registry *r, struct registry_node *node, const struct addr *vtep)
+{
+	LIST_REMOVE(node, by_vtep);
+	node->vtep = *vtep;
+	LIST_INSERT_HEAD(&r->by_vtep[vtep_bucket(vtep)], node, by_vtep);
+}
+
 struct registry_node *registry_find_vtep(const struct registry *r, const struct addr *vtep,
 					 const char *not_name)
 {
-	struct registry_node *node, *tmp;
+	struct registry_node *node;
 
-	HASH_ITER (hh, r->nodes, node, tmp) {
+	LIST_FOREACH (node, &r->by_vtep[vtep_bucket(vtep)], by_vtep) {
 		if (addr_equal(&node->vtep, vtep) && strcmp(node->name, not_name) != 0 &&
 		    !node->removing)
 			return node;
@@ -178,6 +196,7 @@ int registry_add(struct registry *r, const char *name, uint64_t now_ms,
 	node->serial = ++r->serial;
 	r->n_stale++;
 	HASH_ADD_STR(r->nodes, name, node);
+	LIST_INSERT_HEAD(&r->by_vtep[vtep_bucket(&node->vtep)], node, by_vtep);
 	TAILQ_INSERT_TAIL(&r->stale, node, by_heard);
 	TAILQ_INSERT_TAIL(&r->changed, node, by_serial);
 	*ret_node = node;
@@ -192,6 +211,7 @@ void registry_remove(struct registry *r, struct registry_node *node)
 		r->n_stale--;
 	if (node->draining)
 		TAILQ_REMOVE(&r->draining, node, by_drain);
+	LIST_REMOVE(node, by_vtep);
 	HASH_DEL(r->nodes, node);
 	free(node);
 }

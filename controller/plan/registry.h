@@ -31,7 +31,7 @@ enum registry_state {
 
 struct registry_node {
 	char name[REGISTRY_NAME_MAX];
-	struct addr vtep;
+	struct addr vtep; /* by registry_set_vtep() */
 	uint8_t instance[16];
 	uint64_t start_count, attempt;
 	uint64_t session_id; /* the store's fence */
@@ -51,6 +51,7 @@ struct registry_node {
 	uint64_t serial; /* grows with each visible change of any node */
 	void *session;	 /* the open stream, if any */
 	TAILQ_ENTRY(registry_node) by_heard, by_serial, by_drain;
+	LIST_ENTRY(registry_node) by_vtep;
 	UT_hash_handle hh;
 };
 
@@ -67,6 +68,8 @@ int registry_new(const struct registry_options *options, uint64_t now_ms,
 void registry_free(struct registry *registry);
 
 struct registry_node *registry_find(const struct registry *registry, const char *name);
+void registry_set_vtep(struct registry *registry, struct registry_node *node,
+		       const struct addr *vtep);
 /* Another living (CONNECTED) or held node with this VTEP. */
 struct registry_node *registry_find_vtep(const struct registry *registry, const struct addr *vtep,
 					 const char *not_name);
