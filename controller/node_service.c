@@ -297,6 +297,7 @@ static int session_take_node(struct session *s)
 	struct registry *registry = s->c->registry;
 	struct registry_node *node = registry_find(registry, s->name), *other;
 	struct session *old;
+	bool told_silent;
 
 	other = registry_find_vtep(registry, &s->vtep, s->name);
 	if (other)
@@ -309,6 +310,9 @@ static int session_take_node(struct session *s)
 		session_end(old, RPC_ABORTED, "a newer session of this node took over");
 	}
 	s->node = node;
+	/* The watch may show the session before its answer comes, and the silence of
+	 * before be told in its name. */
+	told_silent = node->published && node->session_id == s->id;
 	registry_set_vtep(registry, node, &s->vtep);
 	bucket_fill(&node->sessions, s->c->limits.sessions_per_minute, 60000, controller_now_ms());
 	bucket_spend(&node->sessions, s->c->limits.sessions_per_minute, 60000, 1);
@@ -318,6 +322,7 @@ static int session_take_node(struct session *s)
 	memcpy(node->instance, s->instance, sizeof(node->instance));
 	memcpy(node->version, s->version, sizeof(node->version));
 	registry_connect(registry, node, s, controller_now_ms());
+	node->published = told_silent;
 	registry_touch(registry, node);
 	return 0;
 }

@@ -149,7 +149,8 @@ int fib_adopt_done(struct fib *fib, void (*fn)(const struct fib_adopted *adopted
 		r = group_adopt(g);
 		if (r < 0)
 			return r;
-		for (size_t i = 0; i < g->n_receivers; i++) {
+		/* From the end: fn may take out the one that it is told. */
+		for (size_t i = g->n_receivers; i-- > 0;) {
 			struct fib_adopted adopted = {
 				.segment = g->key.segment,
 				.group = &g->key.group,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The rows are a log of the product's own (plan/log.h), which keeps order and
+ * The simdb_rows are a log of the product's own (plan/log.h), which keeps order and
  * tombstones. A commit is decided when it arrives and answered after its event,
  * in order, through a queue of each controller that has it open.
  */
-#include "tests/sim/db.h"
+#include "tests/sim/db_internal.h"
 
 #include <errno.h>
 #include <sodium/randombytes.h>
@@ -16,39 +16,10 @@
 
 #define ROWS_OF_A_REVISION 3
 
-struct holder {
-	char node[LOG_NAME_MAX];
-	uint8_t instance[STORE_INSTANCE_LEN];
-	uint64_t start_count, attempt, session, sequence;
-	struct holder *next;
-};
-
-/* What a store owes its controller, in order. */
-struct owed {
-	uint64_t when, revision;
-	struct log_change *changes;
-	size_t n;
-	store_commit_done *commit_done;
-	store_session_done *session_done;
-	void *userdata;
-	int result;
-	uint64_t session, sequence;
-	TAILQ_ENTRY(owed) link;
-};
-
-struct simdb {
-	struct store store;
-	struct rpc *process;
-	TAILQ_HEAD(, owed) owed;
-	uint64_t last_when;
-	uint64_t first_session; /* older ones are not of this controller */
-	TAILQ_ENTRY(simdb) link;
-};
-
-static struct log *rows;
+struct log *simdb_rows;
+struct simdb_list simdb_open_stores = TAILQ_HEAD_INITIALIZER(simdb_open_stores);
 static uint64_t last_session, delay_us;
 static struct holder *holders;
-static TAILQ_HEAD(, simdb) open_stores = TAILQ_HEAD_INITIALIZER(open_stores);
 static bool outage, fresh;
 
 static void rows_new(void)
@@ -56,8 +27,8 @@ static void rows_new(void)
 	uint8_t epoch[EPOCH_LEN];
 
 	randombytes_buf(epoch, sizeof(epoch));
-	log_free(rows);
-	if (log_new(epoch, 1, 64, &rows) < 0 || !log_segment_get(rows, 0))
+	log_free(simdb_rows);
+	if (log_new(epoch, 1, 64, &simdb_rows) < 0 || !log_segment_get(simdb_rows, 0))
 		abort();
 	fresh = true;
 }
@@ -79,18 +50,54 @@ void simdb_reset(void)
 	outage = false;
 	delay_us = 1000;
 	simdb_lose();
+	simdb_shared_reset();
 }
 
 void simdb_end(void)
 {
 	simdb_lose();
-	log_free(rows);
-	rows = NULL;
+	log_free(simdb_rows);
+	simdb_rows = NULL;
 }
 
 void simdb_outage(bool on)
 {
+	struct simdb *db;
+
 	outage = on;
+	TAILQ_FOREACH(db, &simdb_open_stores, link)
+	{
+		if (db->store.ops == &simdb_shared_ops)
+			simdb_shared_cut(db, on);
+	}
+}
+
+static struct simdb *find(const struct rpc *process)
+{
+	struct simdb *db;
+
+	TAILQ_FOREACH(db, &simdb_open_stores, link)
+	{
+		if (db->process == process && db->store.ops == &simdb_shared_ops)
+			return db;
+	}
+	return NULL;
+}
+
+void simdb_cut(const struct rpc *process, bool cut)
+{
+	struct simdb *db = find(process);
+
+	if (db)
+		simdb_shared_cut(db, cut);
+}
+
+void simdb_lag(const struct rpc *process, uint64_t lag_us)
+{
+	struct simdb *db = find(process);
+
+	if (db)
+		db->lag_us = lag_us;
 }
 
 void simdb_speed(uint64_t delay)
@@ -130,11 +137,11 @@ static struct log_change *changes_copy(const struct log_change *changes, size_t 
 	return copy;
 }
 
-static struct owed *owe(struct simdb *db)
+struct owed *simdb_owe(struct simdb *db)
 {
 	struct owed *o = calloc(1, sizeof(*o));
 
-	o->when = sim_now + sim_random(delay_us);
+	o->when = sim_now + sim_random(delay_us) + sim_random(db->lag_us + 1);
 	if (o->when < db->last_when)
 		o->when = db->last_when;
 	db->last_when = o->when;
@@ -143,9 +150,23 @@ static struct owed *owe(struct simdb *db)
 	return o;
 }
 
-static void owed_run(struct simdb *db, struct owed *o)
+/* Of what was asked and fails: not by the watch, so it does not wait for that. */
+struct owed *simdb_owe_failure(struct simdb *db, int result)
 {
-	TAILQ_REMOVE(&db->owed, o, link);
+	struct owed *o = calloc(1, sizeof(*o)), *last = TAILQ_LAST(&db->failing, owed_list);
+
+	o->when = sim_now + sim_random(2 * SIM_S);
+	if (last && o->when < last->when)
+		o->when = last->when;
+	o->result = result;
+	TAILQ_INSERT_TAIL(&db->failing, o, link);
+	sim_process_wake(db->process, o->when + 1);
+	return o;
+}
+
+static void owed_run(struct simdb *db, struct owed_list *list, struct owed *o)
+{
+	TAILQ_REMOVE(list, o, link);
 	if (o->changes) {
 		db->store.revision = o->revision;
 		db->store.events.on_event(db->store.userdata, o->revision, o->changes, o->n);
@@ -154,32 +175,40 @@ static void owed_run(struct simdb *db, struct owed *o)
 		o->commit_done(o->userdata, o->result, o->revision);
 	if (o->session_done)
 		o->session_done(o->userdata, o->result, o->session, o->sequence);
+	if (o->seen)
+		o->seen(db, o);
 	changes_free(o->changes, o->n);
 	free(o);
 }
 
-static void simdb_dispatch(struct store *store, uint64_t now_ms)
+void simdb_dispatch(struct store *store, uint64_t now_ms)
 {
 	struct simdb *db = (struct simdb *)store;
 	struct owed *o;
 
-	while ((o = TAILQ_FIRST(&db->owed)) && o->when <= sim_now)
-		owed_run(db, o);
+	while ((o = TAILQ_FIRST(&db->failing)) && o->when <= sim_now)
+		owed_run(db, &db->failing, o);
+	while (!db->cut && (o = TAILQ_FIRST(&db->owed)) && o->when <= sim_now)
+		owed_run(db, &db->owed, o);
 }
 
-static uint64_t simdb_next_ms(const struct store *store)
+uint64_t simdb_next_ms(const struct store *store)
 {
 	const struct simdb *db = (const struct simdb *)store;
-	struct owed *o = TAILQ_FIRST(&db->owed);
+	struct owed *o = db->cut ? NULL : TAILQ_FIRST(&db->owed);
+	struct owed *failing = TAILQ_FIRST(&db->failing);
+	uint64_t next_ms = o ? o->when / SIM_MS + 1 : UINT64_MAX;
 
-	return o ? o->when / SIM_MS + 1 : UINT64_MAX;
+	if (failing && failing->when / SIM_MS + 1 < next_ms)
+		next_ms = failing->when / SIM_MS + 1;
+	return next_ms;
 }
 
 /* ---- the interface -------------------------------------------------------------------- */
 
-static int simdb_open(const struct store_options *options, const char *rest,
-		      const struct store_events *events, void *userdata, struct store **ret_store,
-		      char why[STORE_WHY_MAX])
+int simdb_open(const struct store_options *options, const char *rest,
+	       const struct store_events *events, void *userdata, struct store **ret_store,
+	       char why[STORE_WHY_MAX])
 {
 	struct simdb *db = calloc(1, sizeof(*db));
 
@@ -187,33 +216,37 @@ static int simdb_open(const struct store_options *options, const char *rest,
 	db->process = ((struct controller *)userdata)->rpc;
 	db->store.events = *events;
 	db->store.userdata = userdata;
-	db->store.revision = log_revision(rows);
-	db->store.floor = log_floor(rows);
+	db->store.revision = log_revision(simdb_rows);
+	db->store.floor = log_floor(simdb_rows);
 	db->store.is_fresh = fresh;
 	db->first_session = last_session + 1;
-	sim_trace("the store is opened: epoch %02x revision %llu floor %llu%s", log_epoch(rows)[0],
-		  (unsigned long long)log_revision(rows), (unsigned long long)log_floor(rows),
-		  fresh ? " fresh" : "");
-	memcpy(db->store.epoch, log_epoch(rows), EPOCH_LEN);
+	sim_trace("the store is opened: epoch %02x revision %llu floor %llu%s",
+		  log_epoch(simdb_rows)[0], (unsigned long long)log_revision(simdb_rows),
+		  (unsigned long long)log_floor(simdb_rows), fresh ? " fresh" : "");
+	memcpy(db->store.epoch, log_epoch(simdb_rows), EPOCH_LEN);
 	TAILQ_INIT(&db->owed);
-	TAILQ_INSERT_TAIL(&open_stores, db, link);
+	TAILQ_INIT(&db->failing);
+	TAILQ_INSERT_TAIL(&simdb_open_stores, db, link);
 	*ret_store = &db->store;
 	return 0;
 }
 
-static void simdb_close(struct store *store)
+void simdb_close(struct store *store)
 {
 	struct simdb *db = (struct simdb *)store;
 	struct owed *o;
 
+	while ((o = TAILQ_FIRST(&db->failing)))
+		owed_run(db, &db->failing, o);
 	while ((o = TAILQ_FIRST(&db->owed))) {
 		changes_free(o->changes, o->n);
 		o->changes = NULL;
 		o->n = 0;
 		o->result = -EIO;
-		owed_run(db, o);
+		o->seen = NULL;
+		owed_run(db, &db->owed, o);
 	}
-	TAILQ_REMOVE(&open_stores, db, link);
+	TAILQ_REMOVE(&simdb_open_stores, db, link);
 	free(db);
 }
 
@@ -233,14 +266,14 @@ static struct log_change row_change(const struct log_row *row)
 	};
 }
 
-static void simdb_complete(struct store *store)
+void simdb_complete(struct store *store)
 {
 	fresh = false;
 }
 
-static int simdb_load(struct store *store, char why[STORE_WHY_MAX])
+int simdb_load(struct store *store, char why[STORE_WHY_MAX])
 {
-	struct log_row *row = log_after(rows, 0);
+	struct log_row *row = log_after(simdb_rows, 0);
 	struct log_change changes[64];
 
 	while (row) {
@@ -295,7 +328,7 @@ static int session_decide(const struct store_session *q, struct holder **ret_hol
 static void simdb_session(struct store *store, const struct store_session *q,
 			  store_session_done *done, void *userdata)
 {
-	struct owed *o = owe((struct simdb *)store);
+	struct owed *o = simdb_owe((struct simdb *)store);
 	struct holder *h = NULL;
 
 	o->session_done = done;
@@ -307,16 +340,16 @@ static void simdb_session(struct store *store, const struct store_session *q,
 	}
 }
 
-static void publish(const struct log_change *changes, size_t n)
+void simdb_publish(const struct log_change *changes, size_t n)
 {
-	uint64_t revision = log_revision(rows) + 1 + sim_random(3);
+	uint64_t revision = log_revision(simdb_rows) + 1 + sim_random(3);
 	struct simdb *db;
 
-	if (log_apply(rows, revision, changes, n) < 0)
+	if (log_apply(simdb_rows, revision, changes, n) < 0)
 		abort();
-	TAILQ_FOREACH(db, &open_stores, link)
+	TAILQ_FOREACH(db, &simdb_open_stores, link)
 	{
-		struct owed *o = owe(db);
+		struct owed *o = simdb_owe(db);
 
 		o->revision = revision;
 		o->changes = changes_copy(changes, n);
@@ -342,8 +375,8 @@ static int commit(const struct simdb *db, const struct store_txn *txn)
 		size_t batch = n < ROWS_OF_A_REVISION ? n : ROWS_OF_A_REVISION;
 
 		if (h && c[batch - 1].kind == LOG_NODE && c[batch - 1].deleted)
-			h->sequence = 0; /* its rows must be taken again */
-		publish(c, batch);
+			h->sequence = 0; /* its simdb_rows must be taken again */
+		simdb_publish(c, batch);
 		c += batch;
 		n -= batch;
 	}
@@ -354,12 +387,12 @@ static void simdb_commit(struct store *store, const struct store_txn *txn, store
 			 void *userdata)
 {
 	int r = commit((struct simdb *)store, txn);
-	struct owed *o = owe((struct simdb *)store);
+	struct owed *o = simdb_owe((struct simdb *)store);
 
 	o->commit_done = done;
 	o->userdata = userdata;
 	o->result = r;
-	o->revision = log_revision(rows);
+	o->revision = log_revision(simdb_rows);
 }
 
 const struct store_ops simdb_ops = {
@@ -383,6 +416,8 @@ int __real_store_open(const struct store_options *options, const struct store_ev
 int __wrap_store_open(const struct store_options *options, const struct store_events *events,
 		      void *userdata, struct store **ret_store, char why[STORE_WHY_MAX])
 {
+	if (strcmp(options->spec, "sim:shared") == 0)
+		return simdb_shared_open(options, events, userdata, ret_store, why);
 	if (strcmp(options->spec, "sim:") == 0)
 		return simdb_open(options, "", events, userdata, ret_store, why);
 	return __real_store_open(options, events, userdata, ret_store, why);

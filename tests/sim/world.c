@@ -115,7 +115,9 @@ static void controller_start(struct member_controller *m)
 	if (controller_config_load(NULL, &m->config, why) < 0)
 		abort();
 	controller_config_set_listen(m->config, m->name);
-	controller_config_set_store(m->config, world.keeps ? "sim:" : "memory");
+	controller_config_set_store(m->config, world.n_controllers > 1 ? "sim:shared"
+					       : world.keeps	       ? "sim:"
+								       : "memory");
 	m->config->insecure = true;
 	m->config->hold_ms = (uint32_t)world.hold_ms;
 	m->config->log_tombstones = world.log_tombstones;
@@ -136,7 +138,8 @@ bool node_is_heard(const struct node *n)
 		const struct member_controller *m = &world.controllers[i];
 
 		if (n->process && m->c && strcmp(n->connected_to, m->name) == 0)
-			return !sim_process_is_frozen(n->process) &&
+			return store_is_serving(m->c->store, sim_now_ms()) &&
+			       !sim_process_is_frozen(n->process) &&
 			       !sim_process_is_frozen(m->process) &&
 			       !sim_is_cut(n->index, m->host) && !sim_is_cut(m->host, n->index);
 	}
@@ -221,6 +224,9 @@ static void check_digest(const struct node *n, const struct member_controller *m
 		struct digest mine = mirror_digest(n->mirror, id);
 
 		if (id && !n->segments[id])
+			continue;
+		/* Nobody there has it, and it has no rows. */
+		if (!segment && !mine.rows && world.n_controllers > 1)
 			continue;
 		if (!segment || mine.sum != segment->digest.sum ||
 		    mine.rows != segment->digest.rows)
@@ -388,6 +394,16 @@ static void thaw_controller_event(void *arg)
 		sim_process_freeze(m->process, false);
 }
 
+static void store_back_event(void *arg)
+{
+	struct member_controller *m = arg;
+
+	if (m->c) {
+		simdb_cut(m->process, false);
+		simdb_lag(m->process, 0);
+	}
+}
+
 static void heal_event(void *arg)
 {
 	unsigned int pair = (unsigned int)(uintptr_t)arg;
@@ -468,8 +484,20 @@ static void fault_controller(void)
 
 static void fault_store(void)
 {
+	struct member_controller *m = random_controller();
+
 	if (!world.keeps)
 		return;
+	if (world.n_controllers > 1 && m->c && sim_chance(80)) {
+		if (sim_chance(50)) {
+			simdb_cut(m->process, true);
+		} else {
+			sim_trace("%s: its watch is slow", m->name);
+			simdb_lag(m->process, sim_random(4 * SIM_S));
+		}
+		sim_at(sim_now + some_time(), store_back_event, m);
+		return;
+	}
 	sim_trace("the store fails");
 	simdb_outage(true);
 	sim_at(sim_now + some_time() / 2, outage_end_event, NULL);
@@ -504,7 +532,7 @@ static void fault_event(void *arg)
 		fault_agent();
 	else if (dice < 86)
 		fault_network();
-	else if (dice < 94)
+	else if (dice < 92)
 		fault_controller();
 	else if (dice < 98)
 		fault_store();
@@ -524,6 +552,7 @@ static void heal_all(void)
 		struct member_controller *m = &world.controllers[i];
 
 		thaw_controller_event(m);
+		store_back_event(m);
 		if (m->c && m->c->draining)
 			controller_stop(m);
 		controller_start(m);
@@ -565,8 +594,8 @@ static void world_init(void)
 	simdb_reset();
 	simdb_speed(1 + sim_random(sim_chance(50) ? 2 * SIM_MS : 50 * SIM_MS));
 	sim_network(latency, sim_random(300 * SIM_MS), weights[sim_random(3)]);
-	world.n_controllers = 1;
-	world.keeps = sim_chance(50);
+	world.keeps = sim_chance(60);
+	world.n_controllers = world.keeps ? 1 + sim_random(CONTROLLERS) : 1;
 	world.hold_ms = 3000 + sim_random(4000);
 	world.log_tombstones = tombstones[sim_random(3)];
 	world.flush_failures = sim_chance(30) ? 5 : 0;

@@ -467,6 +467,34 @@ Test(fib, adoption_gives_the_filters_back_and_writes_nothing)
 	fib_free(next);
 }
 
+static void on_adopted_take_out(const struct fib_adopted *adopted, void *userdata)
+{
+	n_adopted++;
+	if (!adopted->port)
+		fib_remote_set(userdata, adopted->segment, adopted->group, adopted->vtep,
+			       &FILTER_NULL);
+}
+
+Test(fib, adoption_tells_of_all_while_some_are_taken_out)
+{
+	struct fib *fib = make(), *next;
+
+	local(fib, 5, FILTER_EXCLUDE, 0, NULL);
+	remote(fib, "203.0.113.2", FILTER_EXCLUDE, 0, NULL);
+	remote(fib, "203.0.113.3", FILTER_EXCLUDE, 0, NULL);
+	remote(fib, "203.0.113.4", FILTER_EXCLUDE, 0, NULL);
+	fib_flush(fib);
+	cr_assert_eq(fib_new(&ops, NULL, &next), 0);
+	adopt_all(next);
+	n_adopted = 0;
+	cr_assert_eq(fib_adopt_done(next, on_adopted_take_out, next), 0);
+	cr_assert_eq(n_adopted, 4);
+	fib_flush(next);
+	cr_assert_str_eq(entry(NULL), "5|");
+	fib_free(fib);
+	fib_free(next);
+}
+
 Test(fib, adoption_tells_routers_from_members)
 {
 	struct fib *fib = make(), *next;
