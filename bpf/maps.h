@@ -35,6 +35,15 @@ struct {
 	__uint(max_entries, 16);
 } port_ids SEC(".maps");
 
+/* ifindex modulo its size → number of the last such port; mapped */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, DP_PORT_CACHE);
+} port_cache SEC(".maps");
+
 /* number → port; mapped */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -69,6 +78,31 @@ struct {
 	__uint(max_entries, 16);
 } remotes SEC(".maps");
 
+/* number → path; mapped */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct dp_path);
+	__uint(max_entries, 16);
+} paths SEC(".maps");
+
+/* The copies of the present packet that leave encapsulated, and their headers. */
+struct encapsulation {
+	__u8 head[88]; /* struct outer_ipv4 or outer_ipv6 */
+	__u32 sum;     /* of the IPv4 header without the destination */
+	struct direct {
+		__u32 remote, path;
+	} direct[DP_DIRECT_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct encapsulation);
+	__uint(max_entries, 1);
+} encapsulation SEC(".maps");
+
 /* IGMP and MLD frames for the agent */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -96,6 +130,14 @@ struct {
 	__type(value, __u64);
 	__uint(max_entries, 16);
 } punt_pace SEC(".maps");
+
+/* ifindexes of the fans there are; the agent's own */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, DP_FANS);
+} fans SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

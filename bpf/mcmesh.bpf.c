@@ -2,14 +2,19 @@
 /*
  * DOC: the kernel side of a node
  *
- * Two programs. mcmesh_port runs at the TC ingress of a workload's host-side
- * device, mcmesh_overlay at the ingress of the collect_md VXLAN device:
+ * Three programs. mcmesh_port runs at the TC ingress of a workload's host-side
+ * device, mcmesh_overlay at the ingress of the collect_md VXLAN device, and
+ * mcmesh_underlay before that, at the ingress of the device that other nodes'
+ * packets arrive by:
  *
- *   classify.h   which class a packet has          (parse.h: from its bytes)
- *   replicate.h  route → list → copies to ports and, from ports only, remotes
- *   punt.h       IGMP and MLD → ring buffer → agent
- *   drop.h       counters, and the one exit for what is dropped
- *   maps.h       the maps; shared.h their layout, the agent's too
+ *   classify.h     which class a packet has          (parse.h: from its bytes)
+ *   replicate.h    route → list → copies to ports and, from ports only, remotes
+ *   fan.h          copies to many ports by a device of ours that clones faster
+ *   encapsulate.h  copies to remotes: directly, or by the VXLAN device
+ *   strip.h        the other end: VXLAN off, where the device is not needed
+ *   punt.h         IGMP and MLD → ring buffer → agent
+ *   drop.h         counters, and the one exit for what is dropped
+ *   maps.h         the maps; shared.h their layout, the agent's too
  *
  * The programs hold no state of a group and take no decision on membership:
  * the agent computes for each (segment, group, source) the exact list of
@@ -27,8 +32,10 @@
 #include "classify.h"
 #include "drop.h"
 #include "maps.h"
+#include "port.h"
 #include "punt.h"
 #include "replicate.h"
+#include "strip.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -61,7 +68,7 @@ static __always_inline void key_of_kind(struct dp_route_key *key, __u32 segment,
 	key->kind = kind;
 }
 
-/* To the list of every port. 0, or minus an enum dp_drop. */
+/* To the list of every port. The verdict, or minus an enum dp_drop. */
 static __always_inline int send_link_local(struct __sk_buff *skb, struct replicate *r,
 					   __u32 segment)
 {
@@ -109,7 +116,7 @@ static __always_inline int find_data_route(struct replicate *r, const struct pac
 	return rc < 0 ? rc : 0;
 }
 
-/* 0, or minus an enum dp_drop. */
+/* The verdict, or minus an enum dp_drop. */
 static __always_inline int send_data(struct __sk_buff *skb, struct replicate *r,
 				     const struct packet *p, __u32 segment)
 {
@@ -127,24 +134,25 @@ static __always_inline int send_data(struct __sk_buff *skb, struct replicate *r,
 }
 
 /* To the agent, and to nobody else: hosts that hear another's report would
- * keep silent (RFC 4541 2.1.1 (1)). 0, or minus an enum dp_drop. */
+ * keep silent (RFC 4541 2.1.1 (1)). The verdict, or minus an enum dp_drop. */
 static __always_inline int port_control(struct __sk_buff *skb, __u32 id, const struct dp_port *port,
 					struct dp_port_counters *c)
 {
 	int rc = punt_frame(skb, id, port);
 
 	count(rc < 0 ? &c->punt_lost : &c->punted, skb->len);
-	return rc;
+	return rc < 0 ? rc : VERDICT_CONSUMED;
 }
 
 /* Copies, and leaves the packet to the host as well. */
 static __always_inline int port_link_local(struct __sk_buff *skb, struct replicate *r,
 					   const struct packet *p, const struct dp_port *port)
 {
-	struct dp_segment s;
+	struct dp_segment s = {};
 	int rc;
 
 	r->to_remotes = segment_find(port->segment, &s) && s.link_local_remote;
+	r->keep = 1;
 	r->skip_bridge = port->bridge;
 	correct_mac(skb, p);
 	rc = send_link_local(skb, r, port->segment);
@@ -162,9 +170,11 @@ int mcmesh_port(struct __sk_buff *skb)
 	__u32 ifindex = skb->ifindex;
 	struct dp_port *port;
 	struct packet p;
-	__u32 *found, id;
+	__u32 id = 0;
 	int class, rc;
 
+	if (is_from_fan(skb))
+		return fan_deliver(skb);
 	class = classify(skb, &p);
 	if (class == CLASS_OTHER)
 		return VERDICT_UNTOUCHED;
@@ -175,11 +185,9 @@ int mcmesh_port(struct __sk_buff *skb)
 		return VERDICT_UNTOUCHED;
 	}
 
-	found = bpf_map_lookup_elem(&port_ids, &ifindex);
-	id = found ? *(volatile __u32 *)found : 0;
-	port = bpf_map_lookup_elem(&ports, &id);
+	port = port_find(ifindex, &id);
 	c = bpf_map_lookup_elem(&port_counters, &id);
-	if (!port || !c || port->ifindex != ifindex) {
+	if (!port || !c) {
 		count_one(DP_COUNTER_PASS_PORT_UNKNOWN, skb->len);
 		return VERDICT_UNTOUCHED;
 	}
@@ -199,16 +207,31 @@ int mcmesh_port(struct __sk_buff *skb)
 		count(&c->dropped, skb->len);
 		return drop(skb, -rc);
 	}
-	return VERDICT_CONSUMED;
+	return rc;
+}
+
+/* Which node a packet's outer header and tunnel name: *ret_id. Minus an enum
+ * dp_drop where that is none. */
+static __always_inline int sender_find(const __u32 vtep[4], __u32 *ret_id)
+{
+	struct dp_remote *remote;
+	__u32 *found, id;
+
+	found = bpf_map_lookup_elem(&vteps, vtep);
+	id = found ? *(volatile __u32 *)found : 0;
+	remote = bpf_map_lookup_elem(&remotes, &id);
+	if (!remote || !remote->in_use || *(__u64 *)remote->vtep != *(__u64 *)vtep ||
+	    *(__u64 *)(remote->vtep + 8) != *(__u64 *)(vtep + 2))
+		return -DP_DROP_OVERLAY_VTEP;
+	*ret_id = id;
+	return 0;
 }
 
 /* Who sent it: *ret_vni, *ret_id. 0, or minus an enum dp_drop. */
 static __always_inline int overlay_sender(struct __sk_buff *skb, __u32 *ret_vni, __u32 *ret_id)
 {
 	struct bpf_tunnel_key key = {};
-	struct dp_remote *remote;
 	__u32 vtep[4] = {};
-	__u32 *found, id;
 	long rc;
 
 	rc = bpf_skb_get_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, 0);
@@ -221,31 +244,20 @@ static __always_inline int overlay_sender(struct __sk_buff *skb, __u32 *ret_vni,
 	} else {
 		return -DP_DROP_OVERLAY_NO_TUNNEL;
 	}
-
-	found = bpf_map_lookup_elem(&vteps, vtep);
-	id = found ? *(volatile __u32 *)found : 0;
-	remote = bpf_map_lookup_elem(&remotes, &id);
-	if (!remote || !remote->in_use || *(__u64 *)remote->vtep != *(__u64 *)vtep ||
-	    *(__u64 *)(remote->vtep + 8) != *(__u64 *)(vtep + 2))
-		return -DP_DROP_OVERLAY_VTEP;
 	*ret_vni = key.tunnel_id;
-	*ret_id = id;
-	return 0;
+	return sender_find(vtep, ret_id);
 }
 
-/* 0, or minus an enum dp_drop. */
-static __always_inline int overlay_input(struct __sk_buff *skb)
+/* A frame from node `id` with this VNI, the tunnel's headers off. The verdict,
+ * or minus an enum dp_drop. */
+static __always_inline int overlay_input(struct __sk_buff *skb, struct replicate *r, __u32 vni,
+					 __u32 id)
 {
-	struct replicate r = {};
 	struct dp_remote_counters *c;
 	struct dp_segment s;
 	struct packet p;
-	__u32 vni, id;
-	int class, rc;
+	int class;
 
-	rc = overlay_sender(skb, &vni, &id);
-	if (rc < 0)
-		return rc;
 	c = bpf_map_lookup_elem(&remote_counters, &id);
 	if (c)
 		count(&c->rx, skb->len);
@@ -266,9 +278,9 @@ static __always_inline int overlay_input(struct __sk_buff *skb)
 		if (!s.link_local_remote)
 			return -DP_DROP_OVERLAY_LINK_LOCAL;
 		correct_mac(skb, &p);
-		return send_link_local(skb, &r, vni);
+		return send_link_local(skb, r, vni);
 	case CLASS_DATA:
-		return send_data(skb, &r, &p, vni);
+		return send_data(skb, r, &p, vni);
 	default:
 		return class;
 	}
@@ -277,7 +289,29 @@ static __always_inline int overlay_input(struct __sk_buff *skb)
 SEC("tc")
 int mcmesh_overlay(struct __sk_buff *skb)
 {
-	int rc = overlay_input(skb);
+	struct replicate r = {};
+	__u32 vni, id;
+	int rc;
 
-	return rc < 0 ? drop(skb, -rc) : VERDICT_CONSUMED;
+	rc = overlay_sender(skb, &vni, &id);
+	if (rc == 0)
+		rc = overlay_input(skb, &r, vni, id);
+	return rc < 0 ? drop(skb, -rc) : rc;
+}
+
+/* What is not ours, or not plain, goes its way: the overlay device sees it. */
+SEC("tc")
+int mcmesh_underlay(struct __sk_buff *skb)
+{
+	struct replicate r = {};
+	struct tunnel t;
+	__u32 id;
+	int rc;
+
+	if (!tunnel_read(skb, &t) || sender_find(t.vtep, &id) < 0 || !tunnel_strip(skb, &t))
+		return VERDICT_UNTOUCHED;
+	count_one(DP_COUNTER_OVERLAY_STRIPPED, skb->len);
+	r.no_peer = t.protocol_changed;
+	rc = overlay_input(skb, &r, t.vni, id);
+	return rc < 0 ? drop(skb, -rc) : rc;
 }

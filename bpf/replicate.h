@@ -4,28 +4,19 @@
 /*
  * From a route to copies. This is the seam for a faster engine: route_find()
  * and replicate() are all that the entry points know.
+ *
+ * A copy is a clone, and bpf_clone_redirect() gives the packet a new head after
+ * each. The last one goes as the packet itself (bpf_redirect), or right into
+ * the workload's end of the veth (bpf_redirect_peer): so the walk holds each
+ * receiver back until it sees the next. Copies to other nodes come after those
+ * to ports, since they change the packet: encapsulate.h.
  */
 #include "drop.h"
+#include "encapsulate.h"
+#include "fan.h"
 #include "parse.h"
 
 #define ROUTE_TRIES 4
-
-/* The part that every kernel since 5.15 knows. */
-#define TUNNEL_KEY_SIZE __builtin_offsetof(struct bpf_tunnel_key, local_ipv4)
-#define TUNNEL_TTL	64
-
-/* What bpf_clone_redirect() says of a device that is down (NET_XMIT_CN of
- * the queue's answers; measured for link down and for no carrier). */
-#define CLONE_DOWN 2
-
-/* One packet's work. */
-struct replicate {
-	struct dp_route_key key; /* of the list */
-	__u32 seq;
-	__u32 from_ifindex; /* no copy back; 0: from the overlay */
-	__u32 skip_bridge;  /* its ports get the packet from it; 0: none */
-	__u32 to_remotes;
-};
 
 static __always_inline bool key_equal(const struct dp_route_key *a, const struct dp_route_key *b)
 {
@@ -59,74 +50,51 @@ static __noinline int route_find(const struct dp_route_key *key, struct dp_route
 	return -DP_DROP_ROUTE_CHANGING;
 }
 
+/* A clone to the port that was held back. */
+static __always_inline void send_held(struct __sk_buff *skb, struct replicate *r)
+{
+	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &r->held);
+	__u32 len = skb->len;
+
+	if (!r->held || !c)
+		return;
+	r->held = 0;
+	count_copy(c, bpf_clone_redirect(skb, r->held_ifindex, 0), len);
+}
+
 /*
- * The next three are not static: the verifier then checks each once, and not
+ * Functions that are not static: the verifier then checks each once, and not
  * once a receiver of the longest list.
  */
-__noinline int copy_to_port(struct __sk_buff *skb, struct replicate *r, __u32 id)
+__noinline int add_port(struct __sk_buff *skb, struct replicate *r, __u32 id)
 {
 	struct dp_port *port = bpf_map_lookup_elem(&ports, &id);
-	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &id);
-	__u32 ifindex, len = skb->len;
-	long rc;
+	__u32 ifindex;
 
-	if (!r || !port || !c)
+	if (!r || !port)
 		return 0;
 	ifindex = *(volatile __u32 *)&port->ifindex;
 	if (!ifindex || port->segment != r->key.segment) {
-		count_one(DP_COUNTER_COPY_STALE, len);
+		count_one(DP_COUNTER_COPY_STALE, skb->len);
 		return 0;
 	}
 	if (ifindex == r->from_ifindex || (r->skip_bridge && port->bridge == r->skip_bridge))
 		return 0;
-	rc = bpf_clone_redirect(skb, ifindex, 0);
-	if (rc == 0)
-		count(&c->copied, len);
-	else if (rc < 0)
-		count(&c->gone, len);
-	else if (rc == CLONE_DOWN)
-		count(&c->down, len);
-	else
-		count(&c->refused, len);
+	send_held(skb, r);
+	r->held = id;
+	r->held_ifindex = ifindex;
+	r->held_mtu = port->mtu;
+	r->held_peer = port->peer;
 	return 0;
 }
 
-__noinline int copy_to_remote(struct __sk_buff *skb, struct replicate *r, __u32 id)
+__noinline int add_receiver(struct __sk_buff *skb, struct replicate *r, __u32 id, __u32 is_port)
 {
-	struct dp_remote *remote = bpf_map_lookup_elem(&remotes, &id);
-	struct dp_remote_counters *c = bpf_map_lookup_elem(&remote_counters, &id);
-	struct bpf_tunnel_key key = {};
-	__u64 flags = BPF_F_ZERO_CSUM_TX;
-	__u32 zero = 0, len = skb->len;
-	struct dp_config *conf = bpf_map_lookup_elem(&config, &zero);
-	long rc;
-
-	if (!r || !remote || !c || !conf)
+	if (!r)
 		return 0;
-	if (!remote->in_use) {
-		count_one(DP_COUNTER_COPY_STALE, len);
-		return 0;
-	}
-	key.tunnel_id = r->key.segment;
-	key.tunnel_ttl = TUNNEL_TTL;
-	if (!*(__u64 *)remote->vtep && *(__u32 *)(remote->vtep + 8) == bpf_htonl(0xffff)) {
-		key.remote_ipv4 = bpf_ntohl(*(__u32 *)(remote->vtep + 12));
-		key.local_ipv4 = bpf_ntohl(*(__u32 *)(conf->vtep + 12));
-	} else {
-		__builtin_memcpy(key.remote_ipv6, remote->vtep, 16);
-		__builtin_memcpy(key.local_ipv6, conf->vtep, 16);
-		flags |= BPF_F_TUNINFO_IPV6;
-	}
-	/* The peer takes copies from our VTEP only, which need not be the address
-	 * that the kernel would choose. Kernels before 6.0 cannot be told. */
-	rc = bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags);
-	if (rc < 0)
-		rc = bpf_skb_set_tunnel_key(skb, &key, TUNNEL_KEY_SIZE, flags);
-	if (rc == 0 && bpf_clone_redirect(skb, conf->overlay_ifindex, 0) == 0)
-		count(&c->copied, len);
-	else
-		count(&c->failed, len);
-	return 0;
+	if (is_port)
+		return r->fan ? 0 : add_port(skb, r, id);
+	return r->to_remotes ? add_remote(skb, r, id) : 0;
 }
 
 /* The number of the next chunk, 0 at the end, or minus an enum dp_drop. */
@@ -141,30 +109,59 @@ __noinline int replicate_chunk(struct __sk_buff *skb, struct replicate *r, __u32
 	n = n_ports + list->n_remotes;
 	if (n == 0)
 		return -DP_DROP_NO_RECEIVER;
+	if (r->fan && !list->n_remotes)
+		return list->next & 0x7fffffff;
 	for (__u32 i = 0; i < DP_LIST_ENTRIES; i++) {
 		if (i >= n)
 			break;
-		if (i < n_ports)
-			copy_to_port(skb, r, list->entry[i]);
-		else if (r->to_remotes)
-			copy_to_remote(skb, r, list->entry[i]);
+		add_receiver(skb, r, list->entry[i], i < n_ports);
 	}
 	return list->next & 0x7fffffff;
 }
 
-/* 0, or minus an enum dp_drop. */
+/* The port that is left, as the packet itself where that is safe. The verdict. */
+static __always_inline int send_last(struct __sk_buff *skb, struct replicate *r)
+{
+	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &r->held);
+
+	if (r->keep || !c || !packet_fits(skb, r->held_mtu)) {
+		send_held(skb, r);
+		return VERDICT_CONSUMED;
+	}
+	count(&c->copied, skb->len);
+	return r->held_peer && !r->no_peer ? bpf_redirect_peer(r->held_ifindex, 0)
+					   : bpf_redirect(r->held_ifindex, 0);
+}
+
+/* All receivers are known, and all but the last port and the remotes on direct
+ * paths have their copies. The verdict. */
+static __always_inline int finish(struct __sk_buff *skb, struct replicate *r)
+{
+	if (r->fan)
+		return send_to_fan(skb, r);
+	if (!r->n_direct)
+		return r->held ? send_last(skb, r) : VERDICT_CONSUMED;
+	send_held(skb, r);
+	return send_direct(skb, r);
+}
+
+/* The verdict on the packet, or minus an enum dp_drop. */
 static __always_inline int replicate(struct __sk_buff *skb, struct replicate *r,
 				     const struct dp_route *route)
 {
 	__u32 index = route->first;
 
 	r->seq = route->seq;
+	r->fan = fan_find(r, index);
 	for (int i = 0; i < DP_LIST_CHAIN; i++) {
 		int next = replicate_chunk(skb, r, index);
 
-		if (next <= 0)
+		if (next < 0)
 			return next;
+		if (next == 0)
+			return finish(skb, r);
 		index = next;
 	}
+	send_held(skb, r);
 	return -DP_DROP_LIST_BROKEN;
 }

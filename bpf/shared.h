@@ -11,12 +11,16 @@
  */
 #include <linux/types.h>
 
-#define MCMESH_LAYOUT "v1"
+#define MCMESH_LAYOUT "v2"
 
 #define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
 #define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
 #define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
 #define DP_NODE_NAME	 64   /* with the NUL */
+#define DP_PORT_CACHE	 8192 /* a power of two */
+#define DP_FANS		 64   /* at most; even, as they are made in pairs */
+#define DP_FAN_PORTS	 2    /* the smallest list that may have a fan */
+#define DP_DIRECT_MAX	 2048 /* remotes of a packet that share one encapsulation */
 #define DP_COUNTERS	 128  /* room for both lists below */
 #define DP_COUNTER_DROPS 64   /* drop reason r counts at DP_COUNTER_DROPS + r */
 
@@ -74,6 +78,10 @@ struct dp_list {
 	__u32 next; /* chunk, or 0 */
 	__u16 n_ports;
 	__u16 n_remotes;
+	/* Of the first chunk, and not constant: the device that makes the copies to
+	 * all ports of the list (0: none), and packets, for who decides on that. */
+	__u32 fan;
+	__u32 hits;
 	__u32 routers; /* bit i: entry i is here only because it gets every group; the agent's own */
 	__u32 entry[DP_LIST_ENTRIES]; /* numbers of ports, then of remotes */
 };
@@ -85,6 +93,24 @@ struct dp_port {
 	__u32 segment;
 	__u32 generation;
 	__u32 bridge;
+	/* The last copy of a packet needs no clone, but what becomes of it is not
+	 * seen; so only to links that are known to be up. 0: not known. */
+	__u32 mtu;
+	__u32 peer; /* it may be put right into the veth's other end */
+};
+
+/*
+ * Element of `paths`: how copies to a remote leave without the overlay device.
+ * Published by the store of its number in dp_remote.path, constant from then
+ * on, and used again only after a grace period.
+ */
+struct dp_path {
+	__u8 vtep[16];
+	__u32 ifindex;
+	__u32 mtu; /* of IP packets */
+	__u8 to_mac[6];
+	__u8 from_mac[6];
+	__u32 pad;
 };
 
 /* Value of `segments`; the first eight bytes are read in one load. */
@@ -101,7 +127,7 @@ struct dp_segment {
 struct dp_remote {
 	__u8 vtep[16];
 	__u32 in_use;
-	__u32 pad;
+	__u32 path; /* 0: through the overlay device */
 	char node[DP_NODE_NAME];
 };
 
@@ -111,6 +137,9 @@ struct dp_config {
 	__u64 punt_interval_ns; /* between frames of one port, in the long run */
 	__u64 punt_burst_ns;	/* burst * interval */
 	__u8 vtep[16];		/* source of remote copies; null: as the kernel chooses */
+	/* Paths hold until then (CLOCK_MONOTONIC); a live agent puts it off. */
+	__u64 paths_until_ns;
+	__u32 nonce[2]; /* in skb->cb of what a fan delivers; 0: there are none */
 };
 
 struct dp_meta {
@@ -148,8 +177,9 @@ struct dp_port_counters {
 /* Element of `remote_counters`, by the remote's number. */
 struct dp_remote_counters {
 	struct dp_count rx;
-	struct dp_count copied;
+	struct dp_count copied; /* all that left */
 	struct dp_count failed;
+	struct dp_count by_device; /* of the copied: through the overlay device */
 };
 
 #define DP_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " size")
@@ -160,19 +190,20 @@ DP_ASSERT_SIZE(struct dp_route_key, 40);
 DP_ASSERT_OFFSET(struct dp_route_key, group, 8);
 DP_ASSERT_OFFSET(struct dp_route_key, source, 24);
 DP_ASSERT_SIZE(struct dp_route, 8);
-DP_ASSERT_SIZE(struct dp_list, 56 + 4 * DP_LIST_ENTRIES);
+DP_ASSERT_SIZE(struct dp_list, 64 + 4 * DP_LIST_ENTRIES);
 DP_ASSERT_OFFSET(struct dp_list, seq, 40);
 DP_ASSERT_OFFSET(struct dp_list, n_ports, 48);
-DP_ASSERT_OFFSET(struct dp_list, entry, 56);
+DP_ASSERT_OFFSET(struct dp_list, entry, 64);
 _Static_assert(DP_LIST_ENTRIES <= 32, "bits of dp_list.routers");
-DP_ASSERT_SIZE(struct dp_port, 16);
+DP_ASSERT_SIZE(struct dp_port, 24);
+DP_ASSERT_SIZE(struct dp_path, 40);
 DP_ASSERT_SIZE(struct dp_segment, 16);
 DP_ASSERT_OFFSET(struct dp_segment, revision, 8);
 DP_ASSERT_SIZE(struct dp_remote, 24 + DP_NODE_NAME);
-DP_ASSERT_SIZE(struct dp_config, 40);
+DP_ASSERT_SIZE(struct dp_config, 56);
 DP_ASSERT_SIZE(struct dp_meta, 32);
 DP_ASSERT_SIZE(struct dp_punt, 24);
 DP_ASSERT_SIZE(struct dp_port_counters, 128);
-DP_ASSERT_SIZE(struct dp_remote_counters, 48);
+DP_ASSERT_SIZE(struct dp_remote_counters, 64);
 _Static_assert(DP_COUNTER_MAX <= DP_COUNTER_DROPS, "counters");
 _Static_assert(DP_COUNTER_DROPS + DP_DROP_MAX <= DP_COUNTERS, "drop counters");

@@ -154,6 +154,7 @@ static void on_remote_add(const struct addr *vtep, const char *node, void *userd
 	remote->references++;
 	remote->going = false;
 	a->lists_due = true;
+	remote->path_due = a->paths_some_due = true;
 	snprintf(remote->node, sizeof(remote->node), "%s", node);
 	r = remote_set(a, remote);
 	if (r < 0)
@@ -418,6 +419,7 @@ static void timer_arm(struct agent *a)
 	uint64_t next = min_u64(gmp_next_ms(a->gmp), uplink_next_ms(a->uplink));
 
 	next = min_u64(next, agent_ports_next_ms(a));
+	next = min_u64(next, agent_paths_next_ms(a));
 	next = min_u64(next, datapath_next_ms(a->datapath));
 	next = min_u64(next, a->flush_retry_ms ? a->flush_retry_ms : UINT64_MAX);
 	next = min_u64(next, a->remotes_retry_ms ? a->remotes_retry_ms : UINT64_MAX);
@@ -542,6 +544,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
 	/* Bounded by the engine; the timer comes back at once while there is more. */
 	gmp_expire(a->gmp, now_ms, &a->fx);
 	agent_ports_expire(a, now_ms);
+	agent_paths_expire(a, now_ms);
 	datapath_tick(a->datapath, now_ms);
 	punt_check(a, now_ms);
 	sending_look(a, now_ms);
@@ -629,6 +632,7 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 
 	why[0] = '\0';
 	options.vtep = a->config->vtep;
+	options.udp_port = a->config->overlay_port;
 	r = identity_start(a->config->state_dir, &a->identity, why);
 	if (r >= 0)
 		r = datapath_open(&options, &a->datapath, why);
@@ -650,6 +654,9 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 	if (r < 0)
 		return r;
 	agent_adopt_finish(a);
+	r = agent_paths_start(a);
+	if (r < 0)
+		return r;
 	if (!rtnl_has_address(a->rtnl, &a->config->vtep))
 		log_warning(
 			"vtep is not an address of this node: other nodes' copies cannot arrive "

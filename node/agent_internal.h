@@ -30,6 +30,15 @@
 #define AGENT_PUNT_CHECK_MS   1000 /* from a punt to a look at what was lost */
 #define AGENT_MAX_WATCHERS    64
 
+/* paths.c */
+#define AGENT_PATHS_HOLD_MS    10000 /* without us the short ways are used so long */
+#define AGENT_PATHS_REFRESH_MS 5000  /* neighbours are said to be in use so often */
+#define AGENT_PATHS_PAUSE_MS   200   /* between rounds that changes ask for */
+#define AGENT_UNDERLAYS_MAX    16
+#define AGENT_PEER_AFTER_MS    2000 /* a CNI has its egress programs by then */
+#define AGENT_PORTS_LOOK_MS    1000
+#define AGENT_PORTS_LOOK_BATCH 64
+
 struct agent_port {
 	uint32_t ifindex; /* key; also the engine's port number */
 	char name[IFNAMSIZ];
@@ -42,6 +51,9 @@ struct agent_port {
 	bool fresh; /* nothing that was known of its ifindex is of it */
 	bool carrier;
 	bool in_engine;
+	bool peer; /* copies go right into the veth's other end */
+	uint64_t attached_ms, delivery_ms;
+	uint32_t looked_round;
 	uint64_t carrier_lost_ms; /* 0: not waiting */
 	uint64_t retry_ms;	  /* 0: not waiting; not attached, tried again then */
 	uint64_t punt_lost;	  /* as counted when it was last looked at */
@@ -64,6 +76,8 @@ struct agent_remote {
 	uint32_t references;
 	bool going;   /* no reference: to be taken out after the next flush */
 	bool refused; /* limits.remotes: tried again, as one that goes makes room */
+	bool path_due;
+	struct rtnl_path path; /* ifindex 0: by the overlay device */
 	char node[DATAPATH_NODE_NAME_MAX];
 	UT_hash_handle hh;
 };
@@ -107,6 +121,13 @@ struct agent {
 	uint64_t routes_refused, remotes_refused;
 	uint64_t remotes_retry_ms; /* 0: none is refused */
 	struct sending sending;
+
+	bool paths_possible, paths_some_due;
+	uint64_t paths_due_ms, paths_asked_ms, paths_hold_ms;
+	uint32_t underlays[AGENT_UNDERLAYS_MAX];
+	size_t n_underlays;
+	uint64_t ports_look_ms;
+	uint32_t ports_look_round;
 };
 
 uint64_t agent_now_ms(void);
@@ -139,6 +160,16 @@ uint64_t agent_ports_next_ms(const struct agent *agent);
 void agent_ports_configure(struct agent *agent, uint32_t segment);
 void agent_ports_free(struct agent *agent);
 int agent_overlay_ensure(struct agent *agent, char why[AGENT_WHY_MAX]);
+
+/* ---- paths.c: the short ways ------------------------------------------------ */
+
+int agent_paths_start(struct agent *agent);
+void agent_paths_expire(struct agent *agent, uint64_t now_ms);
+uint64_t agent_paths_next_ms(const struct agent *agent);
+void agent_paths_link(struct agent *agent, uint32_t ifindex);
+
+/* What is known of the port's link, to the datapath. */
+void agent_port_delivery(struct agent *agent, struct agent_port *port);
 
 /* ---- segments.c: segments and the settings that the controller pushes ------------------ */
 

@@ -77,6 +77,12 @@ struct raw_port {
 struct raw_overlay {
 	char *device;
 	uint32_t *port;
+	int *path;
+};
+
+struct raw_fans {
+	bool *enabled;
+	uint32_t *min_ports, *min_rate, *settle_ms;
 };
 
 struct raw_gmp {
@@ -100,8 +106,9 @@ struct raw {
 	char *node, *vtep, *socket, *socket_group, *metrics, *state_dir, *bpf_root;
 	char **controllers;
 	uint32_t n_controllers;
-	int *attach, *log_level;
+	int *attach, *log_level, *delivery;
 	struct raw_overlay *overlay;
+	struct raw_fans *fans;
 	struct raw_port *ports;
 	uint32_t n_ports;
 	struct raw_gmp *gmp;
@@ -118,6 +125,17 @@ static const cyaml_strval_t attach_words[] = {
 	{ "auto", DATAPATH_ATTACH_AUTO },
 	{ "tcx", DATAPATH_ATTACH_TCX },
 	{ "clsact", DATAPATH_ATTACH_CLSACT },
+};
+
+static const cyaml_strval_t overlay_path_words[] = {
+	{ "auto", NODE_OVERLAY_PATH_AUTO },
+	{ "device", NODE_OVERLAY_PATH_DEVICE },
+};
+
+static const cyaml_strval_t delivery_words[] = {
+	{ "auto", NODE_DELIVERY_AUTO },
+	{ "peer", NODE_DELIVERY_PEER },
+	{ "egress", NODE_DELIVERY_EGRESS },
 };
 
 static const cyaml_strval_t level_words[] = {
@@ -144,6 +162,17 @@ static const cyaml_schema_field_t port_fields[] = {
 static const cyaml_schema_field_t overlay_fields[] = {
 	TEXT("device", raw_overlay, device),
 	NUMBER("port", raw_overlay, port),
+	CYAML_FIELD_ENUM_PTR("path", OPTIONAL | CYAML_FLAG_STRICT, struct raw_overlay, path,
+			     overlay_path_words, ARRAY_SIZE(overlay_path_words)),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t fans_fields[] = {
+	CYAML_FIELD_ENUM_PTR("enabled", OPTIONAL | CYAML_FLAG_STRICT, struct raw_fans, enabled,
+			     config_bool_words, CONFIG_BOOL_WORDS_N),
+	NUMBER("min_ports", raw_fans, min_ports),
+	NUMBER("min_rate", raw_fans, min_rate),
+	NUMBER("settle_ms", raw_fans, settle_ms),
 	CYAML_FIELD_END,
 };
 
@@ -190,9 +219,12 @@ static const cyaml_schema_field_t raw_fields[] = {
 				   &text_schema, 0, CONTROLLERS_MAX),
 	CYAML_FIELD_ENUM_PTR("attach", OPTIONAL | CYAML_FLAG_STRICT, struct raw, attach,
 			     attach_words, ARRAY_SIZE(attach_words)),
+	CYAML_FIELD_ENUM_PTR("delivery", OPTIONAL | CYAML_FLAG_STRICT, struct raw, delivery,
+			     delivery_words, ARRAY_SIZE(delivery_words)),
 	CYAML_FIELD_ENUM_PTR("log_level", OPTIONAL | CYAML_FLAG_STRICT, struct raw, log_level,
 			     level_words, ARRAY_SIZE(level_words)),
 	CYAML_FIELD_MAPPING_PTR("overlay", OPTIONAL, struct raw, overlay, overlay_fields),
+	CYAML_FIELD_MAPPING_PTR("fans", OPTIONAL, struct raw, fans, fans_fields),
 	CYAML_FIELD_SEQUENCE_COUNT("ports", OPTIONAL, struct raw, ports, n_ports, &port_schema, 0,
 				   PATTERNS_MAX),
 	CYAML_FIELD_MAPPING_PTR("gmp", OPTIONAL, struct raw, gmp, gmp_fields),
@@ -415,6 +447,8 @@ static int apply_overlay(const struct raw *raw, struct node_config *c, char *why
 	if (port < 1 || port > UINT16_MAX)
 		return refuse(why, "overlay.port: %u is not a UDP port", port);
 	c->overlay_port = (uint16_t)port;
+	if (o && o->path)
+		c->overlay_path = (enum node_overlay_path) * o->path;
 	return 0;
 }
 
@@ -504,6 +538,23 @@ static int apply_tls(const struct raw *raw, struct node_config *c, char *why)
 	return c->tls ? 0 : -ENOMEM;
 }
 
+static int apply_fans(const struct raw *raw, struct node_config *c, char *why)
+{
+	const struct raw_fans *f = raw->fans;
+
+	if (!f)
+		return 0;
+	c->datapath.no_fans = f->enabled && !*f->enabled;
+	if (f->min_ports && (*f->min_ports < 2 || *f->min_ports > 32))
+		return refuse(why, "fans.min_ports: %u is not within 2 and 32", *f->min_ports);
+	if ((f->min_rate && !*f->min_rate) || (f->settle_ms && !*f->settle_ms))
+		return refuse(why, "fans: min_rate and settle_ms are at least 1");
+	c->datapath.fan_min_ports = f->min_ports ? *f->min_ports : 0;
+	c->datapath.fan_min_rate = f->min_rate ? *f->min_rate : 0;
+	c->datapath.fan_settle_ms = f->settle_ms ? *f->settle_ms : 0;
+	return 0;
+}
+
 static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 {
 	const struct raw_limits *l = raw->limits;
@@ -511,6 +562,7 @@ static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 	c->log_level = raw->log_level ? (enum log_level) * raw->log_level : LOG_LEVEL_INFO;
 	c->datapath.attach =
 		raw->attach ? (enum datapath_attach) * raw->attach : DATAPATH_ATTACH_AUTO;
+	c->delivery = raw->delivery ? (enum node_delivery) * raw->delivery : NODE_DELIVERY_AUTO;
 	c->datapath.max_ports = DATAPATH_MAX_PORTS;
 	if (!l)
 		return 0;
@@ -529,8 +581,8 @@ static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 static int raw_apply(const struct raw *raw, struct node_config *c, char *why)
 {
 	static int (*const steps[])(const struct raw *, struct node_config *, char *) = {
-		apply_node,  apply_controllers, apply_paths, apply_overlay,
-		apply_ports, apply_gmp,		apply_tls,   apply_rest,
+		apply_node, apply_controllers, apply_paths, apply_overlay, apply_ports,
+		apply_gmp,  apply_fans,	       apply_tls,   apply_rest,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {

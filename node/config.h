@@ -15,7 +15,9 @@
  *   state_dir: /var/lib/mcmesh      # the instance id and start count
  *   bpf_root: /sys/fs/bpf/mcmesh
  *   attach: auto                    # auto | tcx | clsact
- *   overlay: { device: mcmesh0, port: 4797 }
+ *   overlay: { device: mcmesh0, port: 4797, path: auto }   # auto | device
+ *   fans: { enabled: true, min_ports: 8, min_rate: 100, settle_ms: 1000 }
+ *   delivery: auto                  # auto | peer | egress
  *   ports:                          # first match wins
  *     - { match: "veth*", segment: 1, router: auto }   # auto | always | never
  *   gmp:                            # all optional; gmp/gmp.h has the defaults
@@ -47,6 +49,19 @@ struct node_port_pattern {
 	enum gmp_router router;
 };
 
+/* How copies get to other nodes. */
+enum node_overlay_path {
+	NODE_OVERLAY_PATH_AUTO,	  /* right onto the link where that is all there is to it */
+	NODE_OVERLAY_PATH_DEVICE, /* always through the VXLAN device */
+};
+
+/* How copies get to workloads behind a veth. */
+enum node_delivery {
+	NODE_DELIVERY_AUTO,   /* PEER where the host has nothing at the port's egress */
+	NODE_DELIVERY_PEER,   /* right into the other end */
+	NODE_DELIVERY_EGRESS, /* out of the port, past what is there */
+};
+
 struct node_config {
 	char *node;
 	struct addr vtep;
@@ -57,6 +72,8 @@ struct node_config {
 	char *state_dir;
 	char *overlay_device;
 	uint16_t overlay_port;
+	enum node_overlay_path overlay_path;
+	enum node_delivery delivery;
 	struct node_port_pattern *ports;
 	size_t n_ports;
 	struct gmp_config gmp;

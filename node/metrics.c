@@ -10,15 +10,19 @@
 #include "node/agent_views.h"
 
 struct view {
-	size_t up, down, refused, router, memberships, remotes;
+	size_t up, down, refused, router, peer, memberships, remotes, direct;
 };
 
 static struct view view_of(const struct agent *a)
 {
 	struct view v = { .remotes = HASH_COUNT(a->remotes) };
 	struct agent_port *port, *next;
+	struct agent_remote *remote, *next_remote;
 
+	HASH_ITER (hh, a->remotes, remote, next_remote)
+		v.direct += remote->path.ifindex != 0;
 	HASH_ITER (hh, a->ports, port, next) {
+		v.peer += port->attached && port->peer;
 		v.refused += !port->attached;
 		v.up += port->attached && port->carrier;
 		v.down += port->attached && !port->carrier;
@@ -55,6 +59,8 @@ static const char *counter_help(const char *name)
 		{ "drop_port", "packets of the port that were dropped" },
 		{ "rx_overlay", "packets that came from the node" },
 		{ "copy_remote", "copies to the node" },
+		{ "copy_remote_by_device",
+		  "of the copies to the node: through the overlay device" },
 		{ "copy_remote_failed", "copies to the node that could not be sent" },
 	};
 

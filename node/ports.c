@@ -163,10 +163,12 @@ static void port_attach(struct agent *a, struct agent_port *port)
 	port->detail[0] = '\0';
 	port->retry_ms = 0;
 	port->attached = true;
+	port->attached_ms = agent_now_ms();
 	port->generation = dp.generation;
 	port->fresh = dp.fresh;
 	log_info("Port is attached. port=%s segment=%u", port->name, port->segment);
 	a->lists_due = true;
+	agent_port_delivery(a, port);
 }
 
 static struct agent_port *port_new(struct agent *a, const struct rtnl_link *link,
@@ -239,6 +241,7 @@ static void on_link(const struct rtnl_link *link, void *userdata)
 
 	if (a->overlay_ifindex && link->ifindex == a->overlay_ifindex)
 		overlay_link(a, link);
+	agent_paths_link(a, link->ifindex);
 	if (port &&
 	    (!pattern || pattern->segment != port->segment || pattern->router != port->router)) {
 		port_free(a, port); /* renamed away */
@@ -259,6 +262,7 @@ static void on_link(const struct rtnl_link *link, void *userdata)
 			port_attach(a, port);
 	}
 	port->carrier = carrier;
+	agent_port_delivery(a, port);
 	port_carrier(a, port, carrier);
 	if (changed)
 		agent_watch_port(a, port, false);
@@ -271,6 +275,7 @@ static void on_link_gone(uint32_t ifindex, void *userdata)
 
 	if (port)
 		port_free(a, port);
+	agent_paths_link(a, ifindex);
 	if (ifindex == a->overlay_ifindex) {
 		log_warning("The overlay device was deleted; it is made again. device=%s",
 			    a->config->overlay_device);

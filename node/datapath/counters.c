@@ -22,7 +22,12 @@ static const char *const port_names[] = {
 	"rx_multicast",	     "copy_port", "copy_port_gone", "copy_port_down",
 	"copy_port_refused", "punt",	  "punt_lost",	    "drop_port",
 };
-static const char *const remote_names[] = { "rx_overlay", "copy_remote", "copy_remote_failed" };
+static const char *const remote_names[] = {
+	"rx_overlay",
+	"copy_remote",
+	"copy_remote_failed",
+	"copy_remote_by_device",
+};
 
 _Static_assert(sizeof(struct dp_port_counters) == ARRAY_SIZE(port_names) * sizeof(struct dp_count),
 	       "port counters");

@@ -4,13 +4,13 @@
 /*
  * DOC: the agent's hold on the kernel
  *
- * Everything that forwards is pinned under ROOT/v1/: maps/, progs/ and links/
- * (one a port, named by its ifindex, and "overlay"). The maps are the truth;
+ * Everything that forwards is pinned under ROOT/v2/: maps/, progs/ and links/
+ * (one a port, named by its ifindex, "overlay", and "underlay-IFINDEX"). The maps are the truth;
  * struct datapath is an index over them, rebuilt on each open, so an agent that
  * dies at any point leaves a state that the next one can adopt:
  *
- *   ports, remotes, lists   arrays mapped into our memory, their elements
- *                           known by number (numbers.h)
+ *   ports, remotes, lists,  arrays mapped into our memory, their elements
+ *   paths                   known by number (numbers.h)
  *   routes, port_ids,       hash maps whose values are such numbers; one update
  *   vteps                   of one of them is what publishes an element
  *
@@ -25,7 +25,8 @@
  *   load.c    the skeleton: open, adopt or create, pin
  *   attach.c  TCX links, or clsact filters where the kernel has no TCX
  *   probe.c   privileges, bpffs, what the kernel can do
- *   ports.c, remotes.c, routes.c, punt.c, counters.c   what their names say
+ *   fan.c     devices that clone faster than a program can, for the big lists
+ *   ports.c, remotes.c, paths.c, routes.c, punt.c, counters.c   what their names say
  *
  * One thread; the flock(2) on ROOT keeps other agents away. No kernel type
  * information is needed: the programs use UAPI structures only.
@@ -53,6 +54,7 @@
 #define DATAPATH_PUNT_RATE  20000
 #define DATAPATH_PUNT_BURST 20000
 #define NS_PER_S	    UINT64_C(1000000000)
+#define DATAPATH_UDP_PORT   4797
 #define LOCK_WAIT_MS	    2000
 #define LOCK_PAUSE_MS	    10
 
@@ -124,8 +126,14 @@ static int write_config(struct datapath *dp, const struct datapath_options *opti
 		return rc;
 	config.punt_interval_ns = NS_PER_S / rate ? NS_PER_S / rate : 1;
 	config.punt_burst_ns = burst * config.punt_interval_ns;
+	while (!config.nonce[0]) {
+		if (getrandom(config.nonce, sizeof(config.nonce), 0) < 0)
+			return -errno;
+	}
+	config.udp_port = options->udp_port ? options->udp_port : DATAPATH_UDP_PORT;
 	memcpy(config.vtep, options->vtep.b, sizeof(config.vtep));
 	dp->config = config;
+	dp->vtep = options->vtep;
 	return datapath_map_set(dp->skel->maps.config, &zero, &config);
 }
 
@@ -140,6 +148,12 @@ static int map_arrays(struct datapath *dp)
 	if (rc == 0)
 		rc = datapath_map_view(skel->maps.remotes, &dp->remotes_view);
 	if (rc == 0)
+		rc = datapath_map_view(skel->maps.paths, &dp->paths_view);
+	if (rc == 0)
+		rc = datapath_map_view(skel->maps.port_cache, &dp->port_cache_view);
+	if (rc == 0)
+		rc = numbers_init(&dp->path_numbers, bpf_map__max_entries(skel->maps.paths) - 1);
+	if (rc == 0)
 		rc = numbers_init(&dp->list_numbers, bpf_map__max_entries(skel->maps.lists) - 1);
 	if (rc == 0)
 		rc = numbers_init(&dp->port_numbers, bpf_map__max_entries(skel->maps.ports) - 1);
@@ -149,6 +163,8 @@ static int map_arrays(struct datapath *dp)
 	dp->lists = dp->lists_view.data;
 	dp->ports = dp->ports_view.data;
 	dp->remotes = dp->remotes_view.data;
+	dp->paths = dp->paths_view.data;
+	dp->port_cache = dp->port_cache_view.data;
 	return rc;
 }
 
@@ -166,6 +182,8 @@ static int adopt(struct datapath *dp)
 	numbers_sort(&dp->port_numbers, datapath_now_ms());
 	numbers_sort(&dp->remote_numbers, datapath_now_ms());
 	numbers_sort(&dp->list_numbers, datapath_now_ms());
+	if (rc == 0)
+		datapath_paths_adopt(dp);
 	return rc;
 }
 
@@ -217,6 +235,8 @@ int datapath_open(const struct datapath_options *options, struct datapath **ret_
 		return datapath_fail(why, -errno, "no random numbers: %s", strerror(errno));
 	rc = map_arrays(dp);
 	if (rc == 0)
+		rc = datapath_fans_init(dp, options);
+	if (rc == 0)
 		rc = adopt(dp);
 	if (rc == 0)
 		rc = datapath_punt_init(dp);
@@ -235,15 +255,19 @@ void datapath_close(struct datapath *dp)
 		return;
 	datapath_punt_deinit(dp);
 	datapath_segments_deinit(dp);
+	datapath_fans_deinit(dp);
 	datapath_routes_deinit(dp);
 	datapath_remotes_deinit(dp);
 	datapath_ports_deinit(dp);
 	numbers_deinit(&dp->list_numbers);
 	numbers_deinit(&dp->port_numbers);
 	numbers_deinit(&dp->remote_numbers);
+	numbers_deinit(&dp->path_numbers);
 	datapath_map_unview(&dp->lists_view);
 	datapath_map_unview(&dp->ports_view);
 	datapath_map_unview(&dp->remotes_view);
+	datapath_map_unview(&dp->paths_view);
+	datapath_map_unview(&dp->port_cache_view);
 	mcmesh_bpf__destroy(dp->skel);
 	if (dp->lock_fd >= 0)
 		close(dp->lock_fd);
@@ -292,7 +316,7 @@ int datapath_destroy(const char *root)
 {
 	static const char *const dirs[] = { "links", "progs", "maps" };
 	char path[DATAPATH_PATH_MAX], why[DATAPATH_WHY_MAX];
-	_cleanup_close_ int lock = -1;
+	_cleanup_close_ int lock = -1, fans = -1;
 	int rc;
 
 	if (!root)
@@ -303,6 +327,10 @@ int datapath_destroy(const char *root)
 	if (rc < 0)
 		return rc;
 	destroy_filters(root);
+	snprintf(path, sizeof(path), "%s/%s/maps/fans", root, MCMESH_LAYOUT);
+	fans = bpf_obj_get(path);
+	if (fans >= 0)
+		datapath_fans_destroy(fans);
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		snprintf(path, sizeof(path), "%s/%s/%s", root, MCMESH_LAYOUT, dirs[i]);
 		remove_dir(path);
@@ -382,6 +410,9 @@ void datapath_tick(struct datapath *dp, uint64_t now_ms)
 	numbers_reclaim(&dp->list_numbers, now_ms);
 	numbers_reclaim(&dp->port_numbers, now_ms);
 	numbers_reclaim(&dp->remote_numbers, now_ms);
+	numbers_reclaim(&dp->path_numbers, now_ms);
+	datapath_ports_tick(dp, now_ms);
+	datapath_fans_tick(dp, now_ms);
 }
 
 uint64_t datapath_next_ms(const struct datapath *dp)
@@ -389,7 +420,14 @@ uint64_t datapath_next_ms(const struct datapath *dp)
 	uint64_t a = numbers_next_ms(&dp->list_numbers);
 	uint64_t b = numbers_next_ms(&dp->port_numbers);
 	uint64_t c = numbers_next_ms(&dp->remote_numbers);
+	uint64_t d = numbers_next_ms(&dp->path_numbers);
 
 	a = a < b ? a : b;
+	uint64_t e = datapath_fans_next_ms(dp);
+
+	if (dp->leaving && dp->leaving->due_ms < e)
+		e = dp->leaving->due_ms;
+	c = c < d ? c : d;
+	a = a < e ? a : e;
 	return a < c ? a : c;
 }

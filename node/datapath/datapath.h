@@ -31,18 +31,26 @@ enum datapath_attach {
 	DATAPATH_ATTACH_CLSACT,
 };
 
-#define DATAPATH_MAX_PORTS 4096 /* the default */
+#define DATAPATH_MAX_PORTS     4096 /* the defaults */
+#define DATAPATH_FAN_MIN_PORTS 8
+#define DATAPATH_FAN_MIN_RATE  100
+#define DATAPATH_FAN_SETTLE_MS 1000
 
 /* 0 takes the default. */
 struct datapath_options {
 	const char *root; /* bpffs directory: "/sys/fs/bpf/mcmesh"; made if missing */
 	enum datapath_attach attach;
 	struct addr vtep;	  /* source of remote copies; null: as the kernel chooses */
+	uint16_t udp_port;	  /* of the overlay: 4,797 */
 	uint32_t max_ports;	  /* 4,096 */
 	uint32_t max_remotes;	  /* 4,096 */
 	uint32_t max_routes;	  /* 65,536 */
 	uint32_t max_lists;	  /* list chunks: 131,072 */
 	uint32_t max_segments;	  /* 1,024 */
+	bool no_fans;		  /* big lists without devices of ours */
+	uint32_t fan_min_ports;	  /* of a list that may get one, 2 to 32: 8 */
+	uint32_t fan_min_rate;	  /* packets a second from which a list may get one: 100 */
+	uint32_t fan_settle_ms;	  /* and must not have changed for: 1,000 */
 	uint32_t punt_ring_bytes; /* 4 MiB; a power of two of pages */
 	uint32_t punt_rate;	  /* frames a second and port: 20,000 */
 	uint32_t punt_burst;	  /* 20,000 */
@@ -101,6 +109,15 @@ int datapath_segments_walk(struct datapath *dp,
  * the overlay program. 0 detaches. */
 int datapath_overlay_set(struct datapath *dp, uint32_t ifindex, char why[DATAPATH_WHY_MAX]);
 
+/*
+ * Devices by which other nodes' packets arrive. There the tunnel's headers are
+ * taken off plain ones, which then do not pass netfilter and the overlay
+ * device; all others are untouched. Detaches from those that are not named.
+ * Nothing without TCX.
+ */
+int datapath_underlay_set(struct datapath *dp, const uint32_t *ifindexes, size_t n,
+			  char why[DATAPATH_WHY_MAX]);
+
 struct datapath_port {
 	uint32_t ifindex;
 	uint32_t segment;
@@ -119,6 +136,17 @@ int datapath_port_attach(struct datapath *dp, uint32_t ifindex, uint32_t segment
 /* The caller has taken it out of every route before. Device gone: cleans up. */
 int datapath_port_detach(struct datapath *dp, uint32_t ifindex);
 
+/*
+ * What is known of the port's link. mtu: it is up, and the last copy of a packet
+ * that fits may be handed to it without a look at what becomes of that; 0: not
+ * known. peer: that copy may be put right into the other end of the veth, in
+ * another network namespace, past whatever the host has at the port's egress.
+ */
+int datapath_port_delivery_set(struct datapath *dp, uint32_t ifindex, uint32_t mtu, bool peer);
+
+/* Is no BPF program at the link's egress? */
+bool datapath_egress_is_plain(uint32_t ifindex);
+
 /* Ports in the maps: after adoption, those of the previous agent. */
 int datapath_ports_walk(struct datapath *dp,
 			int (*fn)(const struct datapath_port *port, void *userdata),
@@ -129,6 +157,22 @@ int datapath_ports_walk(struct datapath *dp,
 /* A known node: copies go to it, and packets are taken from it. */
 int datapath_remote_set(struct datapath *dp, const struct addr *vtep, const char *node);
 int datapath_remote_del(struct datapath *dp, const struct addr *vtep);
+/* How copies to a remote leave without the overlay device: by an Ethernet link
+ * to a neighbour that answers, with nothing else to be done to them. */
+struct datapath_path {
+	uint32_t ifindex;
+	uint32_t mtu; /* of IP packets; longer ones take the overlay device */
+	uint8_t to_mac[6], from_mac[6];
+};
+
+/* NULL: by the overlay device. */
+int datapath_remote_path_set(struct datapath *dp, const struct addr *vtep,
+			     const struct datapath_path *path);
+
+/* Paths are used until then (CLOCK_MONOTONIC): who follows routes and neighbours
+ * puts it off, and when it dies copies soon take the overlay device. */
+int datapath_paths_hold(struct datapath *dp, uint64_t until_ns);
+
 int datapath_remotes_walk(struct datapath *dp,
 			  int (*fn)(const struct addr *vtep, const char *node, void *userdata),
 			  void *userdata);
@@ -167,6 +211,9 @@ int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint3
 int datapath_routes_walk(struct datapath *dp,
 			 int (*fn)(const struct datapath_route *route, void *userdata),
 			 void *userdata);
+
+/* Lists whose copies a device of ours makes at present (fan.c). */
+uint32_t datapath_fans_used(const struct datapath *dp);
 
 /* ---- damage ------------------------------------------------------------------ */
 

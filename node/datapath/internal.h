@@ -5,6 +5,7 @@
 #include "node/datapath/datapath.h"
 
 #include <uthash.h>
+#include <utlist.h>
 
 #include "bpf/shared.h"
 #include "node/datapath/numbers.h"
@@ -12,6 +13,7 @@
 #define DATAPATH_PATH_MAX 512
 
 struct mcmesh_bpf;
+struct mnl_socket;
 struct bpf_map;
 
 struct dp_map_view {
@@ -44,6 +46,37 @@ struct route {
 	struct dp_route_key key;
 	struct dp_route value;
 	UT_hash_handle hh;
+
+	/* fan.c */
+	bool big;		   /* on the list big_routes */
+	struct route *prev, *next; /* of that */
+	struct fan *fan;	   /* NULL: none */
+	uint64_t rested_ms;	   /* when it has not changed for long enough */
+	uint32_t hits_seen;
+	uint32_t rate; /* packets a second */
+};
+
+enum fan_state {
+	FAN_FREE,
+	FAN_USED,
+	FAN_RETIRED, /* packets may be on their way */
+	FAN_BROKEN,
+};
+
+struct fan {
+	uint32_t ifindex;
+	enum fan_state state;
+	struct route *route; /* of a used one */
+	uint64_t due_ms;     /* of a retired one */
+	uint32_t *ports;     /* that it has actions for */
+	size_t n_ports;
+};
+
+/* A port whose program stays for the grace period of a fan. */
+struct leaving {
+	uint32_t ifindex;
+	uint64_t due_ms;
+	struct leaving *next;
 };
 
 struct datapath {
@@ -51,22 +84,37 @@ struct datapath {
 	int lock_fd; /* root, under flock(2) */
 	bool adopted;
 	enum datapath_attach attach; /* never AUTO */
+	struct addr vtep;
 	struct mcmesh_bpf *skel;
 
 	/* Memory of the mapped arrays. */
-	struct dp_map_view lists_view, ports_view, remotes_view;
+	struct dp_map_view lists_view, ports_view, remotes_view, paths_view, port_cache_view;
 	struct dp_list *lists;
 	struct dp_port *ports;
 	struct dp_remote *remotes;
+	struct dp_path *paths;
+	uint32_t *port_cache;
 
 	/* What the maps hold, indexed. */
-	struct numbers list_numbers, port_numbers, remote_numbers;
+	struct numbers list_numbers, port_numbers, remote_numbers, path_numbers;
 	struct port *port_index;
 	struct remote *remote_index;
 	struct route *route_index;
 	struct segment *segment_index;
 	struct dp_config config;
 	uint32_t list_seq;
+
+	struct route *big_routes;
+	struct mnl_socket *fan_socket;
+	struct fan *fans;
+	uint32_t n_fans, max_fans;
+	bool fans_proved; /* one was filled */
+	uint32_t fan_min_ports, fan_min_rate, fan_settle_ms;
+	uint64_t fans_due_ms;
+	uint32_t *fans_left; /* an earlier agent's */
+	size_t n_fans_left;
+	uint64_t fans_left_ms; /* 0: there are none */
+	struct leaving *leaving;
 
 	/* The punt ring, as the kernel lays it out. */
 	struct dp_map_view punt_consumer_view, punt_producer_view;
@@ -108,6 +156,36 @@ void datapath_ports_deinit(struct datapath *dp);
 void datapath_remotes_deinit(struct datapath *dp);
 void datapath_routes_deinit(struct datapath *dp);
 void datapath_segments_deinit(struct datapath *dp);
+
+/* remotes.c: NULL when it is not known. */
+struct remote *datapath_remote_find(struct datapath *dp, const struct addr *vtep);
+
+/* paths.c */
+void datapath_paths_adopt(struct datapath *dp);
+void datapath_path_drop(struct datapath *dp, struct remote *remote);
+
+/* routes.c: is the list as it was written? */
+bool datapath_list_is_sound(const struct datapath *dp, const struct dp_route_key *key,
+			    const struct dp_route *value);
+
+/* fan.c */
+int datapath_fans_init(struct datapath *dp, const struct datapath_options *options);
+void datapath_fans_deinit(struct datapath *dp);
+void datapath_fans_destroy(int map_fd);
+void datapath_fans_tick(struct datapath *dp, uint64_t now_ms);
+uint64_t datapath_fans_next_ms(const struct datapath *dp);
+/* Of the port's lists: it is down, or not a port any more. */
+void datapath_fans_without(struct datapath *dp, uint32_t ifindex);
+bool datapath_fan_has_port(const struct datapath *dp, uint32_t ifindex);
+
+/* The route's list is about to change: not by a fan any more. */
+void datapath_fan_leave(struct datapath *dp, struct route *r);
+
+/* Is the route's list, as it is now, one that may get a fan? */
+void datapath_fan_consider(struct datapath *dp, struct route *r);
+
+/* ports.c */
+void datapath_ports_tick(struct datapath *dp, uint64_t now_ms);
 
 /* punt.c */
 int datapath_punt_init(struct datapath *dp);

@@ -39,6 +39,8 @@ static void set_sizes(struct mcmesh_bpf *skel, const struct datapath_options *o)
 	bpf_map__set_max_entries(skel->maps.port_counters, ports + 1);
 	bpf_map__set_max_entries(skel->maps.vteps, remotes);
 	bpf_map__set_max_entries(skel->maps.remotes, remotes + 1);
+	/* Each may change once while the old one's grace period lasts. */
+	bpf_map__set_max_entries(skel->maps.paths, 2 * remotes + 1);
 	bpf_map__set_max_entries(skel->maps.remote_counters, remotes + 1);
 	bpf_map__set_max_entries(skel->maps.punt, or_default(o->punt_ring_bytes, 4 << 20));
 }
@@ -136,6 +138,10 @@ static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPAT
 		}
 	}
 	rc = pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_port), "progs", "port", true, why);
+	if (rc < 0)
+		return rc;
+	rc = pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_underlay), "progs", "underlay", true,
+		    why);
 	if (rc < 0)
 		return rc;
 	return pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_overlay), "progs", "overlay", true,

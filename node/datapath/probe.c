@@ -13,7 +13,8 @@
 
 #include "common/cleanup.h"
 
-#define TCX_INGRESS 46 /* BPF_TCX_INGRESS, which older headers lack */
+#define TCX_INGRESS 46 /* BPF_TCX_INGRESS and _EGRESS, which older headers lack */
+#define TCX_EGRESS  47
 #define BPFFS_USUAL "/sys/fs/bpf"
 #define LOOPBACK    1 /* its ifindex in every network namespace */
 
@@ -44,6 +45,15 @@ bool datapath_probe_tcx(void)
 	int rc = bpf_prog_query(LOOPBACK, TCX_INGRESS, 0, &flags, NULL, &n);
 
 	return rc == 0 || rc == -ENOENT || rc == -ENOSPC;
+}
+
+bool datapath_egress_is_plain(uint32_t ifindex)
+{
+	uint32_t flags = 0, n = 0;
+	int rc = bpf_prog_query((int)ifindex, TCX_EGRESS, 0, &flags, NULL, &n);
+
+	/* -EINVAL: a kernel without TCX has none. */
+	return (rc == 0 && n == 0) || rc == -ENOENT || rc == -EINVAL;
 }
 
 static bool is_bpffs(const char *path)

@@ -77,8 +77,14 @@ void datapath_remotes_deinit(struct datapath *dp)
 	}
 }
 
+struct remote *datapath_remote_find(struct datapath *dp, const struct addr *vtep)
+{
+	return remote_find(dp, vtep);
+}
+
 static void remote_remove(struct datapath *dp, struct remote *r)
 {
+	datapath_path_drop(dp, r);
 	__atomic_store_n(&dp->remotes[r->number].in_use, 0, __ATOMIC_RELEASE);
 	datapath_map_del(dp->skel->maps.vteps, &r->vtep);
 	numbers_retire(&dp->remote_numbers, r->number, datapath_now_ms());
@@ -108,6 +114,7 @@ static int remote_add(struct datapath *dp, const struct addr *vtep, const char *
 	}
 	remote = &dp->remotes[number];
 	memcpy(remote->vtep, vtep, sizeof(*vtep));
+	remote->path = 0;
 	memset(remote->node, 0, sizeof(remote->node));
 	memcpy(remote->node, node, strlen(node));
 	__atomic_store_n(&remote->in_use, 1, __ATOMIC_RELEASE);

@@ -175,6 +175,8 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 		chunk->n_ports = (uint16_t)ports;
 		chunk->n_remotes = (uint16_t)(end - begin - ports);
 		chunk->routers = router_bits(m, begin, end);
+		chunk->fan = 0;
+		chunk->hits = 0;
 		if (end > begin)
 			memcpy(chunk->entry, m->entries + begin,
 			       (end - begin) * sizeof(*m->entries));
@@ -222,7 +224,12 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		return rc;
 	}
 	old = r->value;
+	if (!fresh)
+		datapath_fan_leave(dp, r);
 	r->value = value;
+	r->rested_ms = datapath_now_ms() + dp->fan_settle_ms;
+	r->hits_seen = 0;
+	datapath_fan_consider(dp, r);
 	if (fresh)
 		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
 	else
@@ -246,14 +253,17 @@ int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint3
 	rc = datapath_map_del(dp->skel->maps.routes, &key);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
+	datapath_fan_leave(dp, r);
+	if (r->big)
+		DL_DELETE(dp->big_routes, r);
 	list_retire(dp, &key, &r->value);
 	HASH_DEL(dp->route_index, r);
 	free(r);
 	return 0;
 }
 
-static bool list_is_sound(const struct datapath *dp, const struct dp_route_key *key,
-			  const struct dp_route *value)
+bool datapath_list_is_sound(const struct datapath *dp, const struct dp_route_key *key,
+			    const struct dp_route *value)
 {
 	uint32_t i = value->first;
 
@@ -277,7 +287,7 @@ static int route_adopt(struct datapath *dp, const struct dp_route_key *key)
 	rc = datapath_map_get(dp->skel->maps.routes, key, &value);
 	if (rc < 0)
 		return rc;
-	if (!list_is_sound(dp, key, &value))
+	if (!datapath_list_is_sound(dp, key, &value))
 		return datapath_map_del(dp->skel->maps.routes, key);
 	r = calloc(1, sizeof(*r));
 	if (!r)
@@ -285,6 +295,9 @@ static int route_adopt(struct datapath *dp, const struct dp_route_key *key)
 	r->key = *key;
 	r->value = value;
 	HASH_ADD(hh, dp->route_index, key, sizeof(r->key), r);
+	dp->lists[value.first].fan = 0; /* an earlier agent's */
+	r->hits_seen = dp->lists[value.first].hits;
+	datapath_fan_consider(dp, r);
 	for (uint32_t i = value.first; i; i = dp->lists[i].next) {
 		numbers_claim(&dp->list_numbers, i);
 		chunk_refs(dp, &dp->lists[i], 1);
@@ -367,7 +380,7 @@ int datapath_routes_walk(struct datapath *dp,
 
 		/* fn may have deleted it meanwhile. */
 		if (datapath_map_get(dp->skel->maps.routes, key, &value) < 0 ||
-		    !list_is_sound(dp, key, &value))
+		    !datapath_list_is_sound(dp, key, &value))
 			continue;
 		receivers_read(dp, value.first, x);
 		memcpy(&route.group, key->group, sizeof(route.group));

@@ -11,6 +11,7 @@
 /* A dump comes in datagrams of up to 32 KiB when the reader offers as much. */
 #define RTNL_BUFFER_BYTES  (32 * 1024)
 #define RTNL_REQUEST_BYTES 1024
+#define RTNL_WATCH_BATCH   256 /* datagrams a call */
 
 struct cached_link {
 	struct rtnl_link link;
@@ -22,7 +23,8 @@ struct rtnl {
 	const struct rtnl_ops *ops;
 	void *userdata;
 	struct mnl_socket *events, *requests;
-	struct cached_link *links; /* by ifindex */
+	struct mnl_socket *watch, *xfrm, *xfrm_watch; /* path.c; NULL: not started */
+	struct cached_link *links;		      /* by ifindex */
 	uint64_t round;
 	uint32_t seq;
 	int rcvbuf_bytes;
@@ -44,6 +46,9 @@ bool rtnl_link_parse(const struct nlmsghdr *nlh, struct rtnl_link *ret_link);
 
 /* The kind, and the IFLA_INFO_DATA of it (NULL: none). */
 const char *rtnl_link_info(const struct nlattr *linkinfo, const struct nlattr **ret_data);
+
+/* rtnl.c */
+int rtnl_open_socket(int protocol, unsigned groups, struct mnl_socket **ret_socket);
 
 /* rtnl.c: sends a request on the request socket, calls fn for each message of
  * the answer; 0 or the kernel's -errno. */

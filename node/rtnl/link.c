@@ -2,7 +2,9 @@
 #include "node/rtnl/internal.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <linux/if_arp.h>
+#include <linux/pkt_sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +50,13 @@ static void parse_attr(const struct nlattr *attr, struct rtnl_link *link)
 	case IFLA_ADDRESS:
 		if (mnl_attr_get_payload_len(attr) == sizeof(link->mac))
 			memcpy(link->mac, mnl_attr_get_payload(attr), sizeof(link->mac));
+		break;
+	case IFLA_LINK_NETNSID:
+		link->peer_away = true;
+		break;
+	case IFLA_QDISC:
+		link->queueing = mnl_attr_validate(attr, MNL_TYPE_NUL_STRING) < 0 ||
+				 strcmp(mnl_attr_get_str(attr), "noqueue") != 0;
 		break;
 	case IFLA_LINKINFO:
 		strncpy(link->kind, rtnl_link_info(attr, &data), sizeof(link->kind) - 1);
@@ -161,6 +170,56 @@ const struct rtnl_link *rtnl_link_by_index(const struct rtnl *rtnl, uint32_t ifi
 	const struct cached_link *c = find(rtnl, ifindex);
 
 	return c ? &c->link : NULL;
+}
+
+static void on_qdisc(const struct nlmsghdr *nlh, void *userdata)
+{
+	struct rtnl_link link;
+
+	if (rtnl_link_parse(nlh, &link))
+		*(bool *)userdata = link.queueing;
+}
+
+/* Of now: a change of qdisc is no event of the link. */
+static bool is_queueing(struct rtnl *rtnl, uint32_t ifindex)
+{
+	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
+	struct ifinfomsg *ifi;
+	struct nlmsghdr *nlh;
+	bool queueing = true;
+	void *body;
+
+	nlh = rtnl_message(buf, RTM_GETLINK, NLM_F_ACK, sizeof(*ifi), &body);
+	ifi = body;
+	ifi->ifi_index = (int)ifindex;
+	(void)rtnl_request(rtnl, nlh, on_qdisc, &queueing);
+	return queueing;
+}
+
+static void on_filter(const struct nlmsghdr *nlh, void *userdata)
+{
+	if (nlh->nlmsg_type == RTM_NEWTFILTER)
+		*(bool *)userdata = true;
+}
+
+bool rtnl_egress_is_plain(struct rtnl *rtnl, uint32_t ifindex)
+{
+	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
+	struct nlmsghdr *nlh;
+	bool found = false;
+	struct tcmsg *tcm;
+	void *body;
+	int r;
+
+	if (is_queueing(rtnl, ifindex))
+		return false;
+	nlh = rtnl_message(buf, RTM_GETTFILTER, NLM_F_DUMP, sizeof(*tcm), &body);
+	tcm = body;
+	tcm->tcm_ifindex = (int)ifindex;
+	tcm->tcm_parent = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
+	r = rtnl_request(rtnl, nlh, on_filter, &found);
+	/* Without clsact there is nothing to dump, and nothing is said. */
+	return !found && (r == 0 || r == -EINVAL || r == -ENOENT);
 }
 
 static const struct {

@@ -48,9 +48,9 @@ static int set_rcvbuf(struct rtnl *rtnl, int bytes)
 	return 0;
 }
 
-static int open_socket(unsigned groups, struct mnl_socket **ret_socket)
+int rtnl_open_socket(int protocol, unsigned groups, struct mnl_socket **ret_socket)
 {
-	struct mnl_socket *s = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct mnl_socket *s = mnl_socket_open2(protocol, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	int err;
 
 	if (!s)
@@ -75,10 +75,10 @@ int rtnl_new(const struct rtnl_ops *ops, void *userdata, struct rtnl **ret_rtnl)
 		return -ENOMEM;
 	rtnl->ops = ops;
 	rtnl->userdata = userdata;
-	r = open_socket(RTMGRP_LINK, &rtnl->events);
+	r = rtnl_open_socket(NETLINK_ROUTE, RTMGRP_LINK, &rtnl->events);
 	if (r < 0)
 		return r;
-	r = open_socket(0, &rtnl->requests);
+	r = rtnl_open_socket(NETLINK_ROUTE, 0, &rtnl->requests);
 	if (r < 0)
 		return r;
 	r = set_rcvbuf(rtnl, RCVBUF_BYTES);
@@ -97,6 +97,12 @@ void rtnl_free(struct rtnl *rtnl)
 		mnl_socket_close(rtnl->events);
 	if (rtnl->requests)
 		mnl_socket_close(rtnl->requests);
+	if (rtnl->watch)
+		mnl_socket_close(rtnl->watch);
+	if (rtnl->xfrm)
+		mnl_socket_close(rtnl->xfrm);
+	if (rtnl->xfrm_watch)
+		mnl_socket_close(rtnl->xfrm_watch);
 	free(rtnl);
 }
 
@@ -308,7 +314,7 @@ int rtnl_dispatch(struct rtnl *rtnl)
 
 struct address_search {
 	const struct addr *wanted;
-	bool found;
+	uint32_t ifindex; /* 0: not found */
 };
 
 static void on_address(const struct nlmsghdr *nlh, void *userdata)
@@ -330,11 +336,12 @@ static void on_address(const struct nlmsghdr *nlh, void *userdata)
 		if (addr_from_wire(mnl_attr_get_payload(attr), mnl_attr_get_payload_len(attr),
 				   &a) == 0 &&
 		    addr_equal(&a, search->wanted))
-			search->found = true;
+			search->ifindex =
+				((const struct ifaddrmsg *)mnl_nlmsg_get_payload(nlh))->ifa_index;
 	}
 }
 
-bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr)
+uint32_t rtnl_address_link(struct rtnl *rtnl, const struct addr *addr)
 {
 	struct address_search search = { .wanted = addr };
 	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
@@ -345,7 +352,12 @@ bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr)
 	nlh = rtnl_message(buf, RTM_GETADDR, NLM_F_DUMP, sizeof(*ifa), &body);
 	ifa = body;
 	ifa->ifa_family = addr_is_v4(addr) ? AF_INET : AF_INET6;
-	return rtnl_request(rtnl, nlh, on_address, &search) == 0 && search.found;
+	return rtnl_request(rtnl, nlh, on_address, &search) == 0 ? search.ifindex : 0;
+}
+
+bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr)
+{
+	return rtnl_address_link(rtnl, addr) != 0;
 }
 
 int rtnl_link_delete(struct rtnl *rtnl, uint32_t ifindex)

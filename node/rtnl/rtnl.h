@@ -26,7 +26,9 @@ struct rtnl_link {
 	bool carrier;	 /* IFF_LOWER_UP */
 	uint32_t mtu;
 	uint8_t mac[6];
-	bool ethernet; /* ARPHRD_ETHER */
+	bool ethernet;	/* ARPHRD_ETHER */
+	bool peer_away; /* a veth whose other end is in another network namespace */
+	bool queueing;	/* it has a qdisc that is more than a pass */
 };
 
 struct rtnl_ops {
@@ -51,6 +53,41 @@ const struct rtnl_link *rtnl_link_by_index(const struct rtnl *rtnl, uint32_t ifi
 
 /* Is the address one of this namespace's interfaces'? */
 bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr);
+
+/* The interface that has it; 0: none. */
+uint32_t rtnl_address_link(struct rtnl *rtnl, const struct addr *addr);
+
+/* Does somebody filter or shape what leaves by the link (qdisc, clsact filter)? */
+bool rtnl_egress_is_plain(struct rtnl *rtnl, uint32_t ifindex);
+
+/* ---- path.c: can packets to a node be written right onto a link? ------------ */
+
+struct rtnl_path {
+	uint32_t ifindex;
+	uint32_t mtu;
+	struct addr next_hop;
+	uint8_t to_mac[6], from_mac[6];
+};
+
+/* 0, or -errno: not now. Tells the kernel that the neighbour is in use. */
+int rtnl_path_find(struct rtnl *rtnl, const struct addr *to, const struct addr *from,
+		   struct rtnl_path *ret_path);
+
+/* False where IPsec policies are. */
+bool rtnl_paths_possible(struct rtnl *rtnl);
+
+/* What may change a path, but for links: routes and policies; neighbours. */
+struct rtnl_watch_ops {
+	void (*on_route)(void *userdata);
+	void (*on_neighbour)(uint32_t ifindex, const struct addr *addr, void *userdata);
+};
+
+int rtnl_watch_start(struct rtnl *rtnl);
+
+/* Two sockets: routes and neighbours, policies (-1: the kernel has none). */
+int rtnl_watch_fd(const struct rtnl *rtnl, bool xfrm);
+void rtnl_watch_dispatch(struct rtnl *rtnl, bool xfrm, const struct rtnl_watch_ops *ops,
+			 void *userdata);
 
 struct rtnl_vxlan_options {
 	const char *name;  /* "mcmesh0" */

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bpf/shared.h"
 #include "common/cleanup.h"
 
 #define WAIT_MS	  2000
@@ -174,7 +175,7 @@ int harness_test_run(const char *prog, uint32_t ifindex, const void *frame, size
 		    .data_out = out, .data_size_out = sizeof(out), .ctx_in = &ctx,
 		    .ctx_size_in = sizeof(ctx), .repeat = 1);
 
-	snprintf(path, sizeof(path), "%s/v1/progs/%s", HARNESS_ROOT, prog);
+	snprintf(path, sizeof(path), "%s/" MCMESH_LAYOUT "/progs/%s", HARNESS_ROOT, prog);
 	fd = bpf_obj_get(path);
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(bpf_prog_test_run_opts(fd, &opts), 0, "test run: %s", strerror(errno));

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bpf/shared.h"
 #include "common/cleanup.h"
 #include "tests/bpf/harness.h"
 
@@ -219,7 +220,7 @@ Test(datapath, a_device_that_was_detached_behind_our_back_stays_in_its_lists)
 	dp = harness_open(NULL);
 	attach(dp, 2, ports);
 	route(dp, "239.1.2.3", ports, 2);
-	snprintf(path, sizeof(path), HARNESS_ROOT "/v1/links/%u", ports[1].ifindex);
+	snprintf(path, sizeof(path), HARNESS_ROOT "/" MCMESH_LAYOUT "/links/%u", ports[1].ifindex);
 	cr_assert_eq(unlink(path), 0);
 	datapath_close(dp);
 	dp = harness_open(NULL);
@@ -500,7 +501,7 @@ static void map_delete(const char *name, const void *key)
 	char path[128];
 	_cleanup_close_ int fd = -1;
 
-	snprintf(path, sizeof(path), "%s/v1/maps/%s", HARNESS_ROOT, name);
+	snprintf(path, sizeof(path), "%s/" MCMESH_LAYOUT "/maps/%s", HARNESS_ROOT, name);
 	fd = bpf_obj_get(path);
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(bpf_map_delete_elem(fd, key), 0);

@@ -233,7 +233,7 @@ static void reach_map(const char *name, void (*fn)(int fd))
 	char path[128];
 	_cleanup_close_ int fd = -1;
 
-	snprintf(path, sizeof(path), "%s/v1/maps/%s", HARNESS_ROOT, name);
+	snprintf(path, sizeof(path), "%s/" MCMESH_LAYOUT "/maps/%s", HARNESS_ROOT, name);
 	fd = bpf_obj_get(path);
 	cr_assert_geq(fd, 0);
 	fn(fd);

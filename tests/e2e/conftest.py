@@ -171,7 +171,9 @@ class Lab:
 
 def mesh_up(tls, *options):
     """`options`: of `lab up`; by default those in MCMESH_E2E_LAB, e.g. "--controllers 3"."""
-    settings = [f"--agent-set={s}" for s in (*SETTINGS, "metrics=127.0.0.1:9798")] + \
+    # Another way of the datapath for the whole suite: delivery=peer overlay.path=device …
+    more = os.environ.get("MCMESH_E2E_AGENT_SET", "").split()
+    settings = [f"--agent-set={s}" for s in (*SETTINGS, *more, "metrics=127.0.0.1:9798")] + \
         [f"--controller-set={s}" for s in (f"hold_ms={HOLD_MS}", "metrics=127.0.0.1:9797")]
     options = options or os.environ.get("MCMESH_E2E_LAB", "").split()
     lab_command("down")

@@ -19,7 +19,7 @@ def ifindex(node, device):
 
 
 def pins(node):
-    return programs.PINS / node / "v1"
+    return programs.PINS / node / "v2"
 
 
 def test_pinned_link_lost(lab, group):

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "node/datapath/internal.h"
+
+#include <bpf/libbpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/cleanup.h"
+#include "mcmesh.skel.h"
+
+#define UNDERLAY_PREFIX "underlay-"
+
+static bool path_equal(const struct dp_path *a, const struct datapath_path *b)
+{
+	return a->ifindex == b->ifindex && a->mtu == b->mtu &&
+	       memcmp(a->to_mac, b->to_mac, sizeof(a->to_mac)) == 0 &&
+	       memcmp(a->from_mac, b->from_mac, sizeof(a->from_mac)) == 0;
+}
+
+/* Of one writer's many, this one is published. */
+static void path_store(struct datapath *dp, struct remote *r, uint32_t number)
+{
+	r->value.path = number;
+	__atomic_store_n(&dp->remotes[r->number].path, number, __ATOMIC_RELEASE);
+}
+
+/* What a remote has is its path, or nothing. */
+void datapath_paths_adopt(struct datapath *dp)
+{
+	struct remote *r, *next;
+
+	HASH_ITER (hh, dp->remote_index, r, next) {
+		uint32_t number = r->value.path;
+
+		if (!numbers_claim(&dp->path_numbers, number) ||
+		    memcmp(dp->paths[number].vtep, r->value.vtep, sizeof(r->value.vtep)) != 0)
+			path_store(dp, r, 0);
+	}
+	numbers_sort(&dp->path_numbers, datapath_now_ms());
+}
+
+void datapath_path_drop(struct datapath *dp, struct remote *r)
+{
+	uint32_t number = r->value.path;
+
+	if (!number)
+		return;
+	path_store(dp, r, 0);
+	numbers_retire(&dp->path_numbers, number, datapath_now_ms());
+}
+
+int datapath_remote_path_set(struct datapath *dp, const struct addr *vtep,
+			     const struct datapath_path *path)
+{
+	struct remote *r = datapath_remote_find(dp, vtep);
+	struct dp_path *fresh;
+	uint32_t number;
+
+	if (!r)
+		return -ENOENT;
+	if (!path) {
+		datapath_path_drop(dp, r);
+		return 0;
+	}
+	if (addr_is_null(&dp->vtep) || addr_is_v4(&dp->vtep) != addr_is_v4(vtep))
+		return -EAFNOSUPPORT;
+	if (r->value.path && path_equal(&dp->paths[r->value.path], path))
+		return 0;
+	numbers_reclaim(&dp->path_numbers, datapath_now_ms());
+	number = numbers_take(&dp->path_numbers);
+	if (!number) {
+		/* Too many changes for the grace period: slower, not wrong. */
+		datapath_path_drop(dp, r);
+		return -ENOSPC;
+	}
+	fresh = &dp->paths[number];
+	*fresh = (struct dp_path){ .ifindex = path->ifindex, .mtu = path->mtu };
+	memcpy(fresh->vtep, r->value.vtep, sizeof(fresh->vtep));
+	memcpy(fresh->to_mac, path->to_mac, sizeof(fresh->to_mac));
+	memcpy(fresh->from_mac, path->from_mac, sizeof(fresh->from_mac));
+	datapath_path_drop(dp, r);
+	path_store(dp, r, number);
+	return 0;
+}
+
+int datapath_paths_hold(struct datapath *dp, uint64_t until_ns)
+{
+	uint32_t zero = 0;
+
+	dp->config.paths_until_ns = until_ns;
+	return datapath_map_set(dp->skel->maps.config, &zero, &dp->config);
+}
+
+static bool is_listed(const char *name, const uint32_t *ifindexes, size_t n)
+{
+	unsigned long ifindex = strtoul(name + strlen(UNDERLAY_PREFIX), NULL, 10);
+
+	for (size_t i = 0; i < n; i++) {
+		if (ifindexes[i] == ifindex)
+			return true;
+	}
+	return false;
+}
+
+/* Those of the pins that are not listed. */
+static void underlay_detach_others(struct datapath *dp, const uint32_t *ifindexes, size_t n)
+{
+	char path[DATAPATH_PATH_MAX];
+	struct dirent *e;
+	DIR *dir;
+
+	datapath_path(dp, path, sizeof(path), "links", NULL);
+	dir = opendir(path);
+	while (dir && (e = readdir(dir))) {
+		if (strncmp(e->d_name, UNDERLAY_PREFIX, strlen(UNDERLAY_PREFIX)) == 0 &&
+		    !is_listed(e->d_name, ifindexes, n))
+			(void)unlinkat(dirfd(dir), e->d_name, 0);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+int datapath_underlay_set(struct datapath *dp, const uint32_t *ifindexes, size_t n,
+			  char why[DATAPATH_WHY_MAX])
+{
+	int prog = bpf_program__fd(dp->skel->progs.mcmesh_underlay), rc = 0;
+
+	/* clsact would be a qdisc on a device that is not ours. */
+	if (dp->attach != DATAPATH_ATTACH_TCX)
+		n = 0;
+	underlay_detach_others(dp, ifindexes, n);
+	for (size_t i = 0; rc == 0 && i < n; i++) {
+		char name[32];
+		bool fresh;
+
+		snprintf(name, sizeof(name), UNDERLAY_PREFIX "%" PRIu32, ifindexes[i]);
+		rc = datapath_attach_program(dp, prog, ifindexes[i], name, &fresh, why);
+	}
+	return rc;
+}
