@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#pragma once
+
+/*
+ * The datapath's benchmark: what its files share. Five stands, one a design,
+ * stand beside each other with the same devices:
+ *
+ *   sK (namespace "senders") ── hKn0        one sender
+ *   wKnI (namespace "workloads") ── hKnI    receivers 1 … WORKLOADS
+ *   vK (namespace "far") ── uK              the underlay; 10.90.K.2 … are nodes
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WORKLOADS   64
+#define REMOTES	    64
+#define BATCH	    64
+#define DATA_PORT   5000
+#define SEGMENT	    1
+#define PAYLOAD_MAX 1400
+
+enum stand {
+	STAND_PRODUCT,
+	STAND_BRIDGE, /* snooping; remotes by a head-end FDB */
+	STAND_MDB,    /* the same with a VXLAN MDB */
+	STAND_REF,
+	STAND_REDIRECT,
+	STAND_BASE, /* drops at once: what the generator costs */
+	STANDS,
+};
+
+/* Groups are 239.KIND.VARIANT.FANOUT. */
+enum group_kind { GROUP_LOCAL = 1, GROUP_REMOTE, GROUP_MIXED };
+enum group_variant { GROUP_PLAIN, GROUP_SIZED };
+
+extern const unsigned int fanouts[];
+extern const size_t n_fanouts;
+
+static inline uint32_t group_address(enum group_kind kind, enum group_variant variant,
+				     unsigned int fanout)
+{
+	return 239U << 24 | (uint32_t)kind << 16 | (uint32_t)variant << 8 | fanout;
+}
+
+/* Receivers of a group of the kind. */
+static inline unsigned int group_locals(enum group_kind kind, unsigned int fanout)
+{
+	return kind == GROUP_LOCAL ? fanout : kind == GROUP_MIXED ? fanout / 2 : 0;
+}
+
+static inline unsigned int group_remotes(enum group_kind kind, unsigned int fanout)
+{
+	return kind == GROUP_REMOTE ? fanout : kind == GROUP_MIXED ? fanout - fanout / 2 : 0;
+}
+
+void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* ---- datapath_net.c --------------------------------------------------------- */
+
+/* A network and mount namespace of its own, and the three others. */
+void net_enter(void);
+void net_make_devices(void);
+void net_run(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void net_batch(const char *tool, const char *text);
+
+/* "" is the node's own namespace. */
+void net_switch(const char *namespace);
+uint32_t net_ifindex(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- datapath_peers.c ------------------------------------------------------- */
+
+struct datapath;
+struct datapath_bpf;
+
+void peers_open(struct datapath_bpf *bpf);
+void peers_attach(int prog_fd, uint32_t ifindex);
+void product_open(const char *overlay_path, const char *delivery, const char *engine);
+unsigned int product_settle(void);
+void product_close(void);
+
+/* ---- datapath_send.c -------------------------------------------------------- */
+
+enum generator_kind {
+	GENERATE_WORKLOAD, /* sendmmsg() in the sender's namespace */
+	GENERATE_OVERLAY,  /* the same at the far end of the underlay, in VXLAN */
+	GENERATE_BURST,	   /* a NIC's: frames enter hKn0 by batches of BATCH */
+};
+
+struct flow {
+	enum generator_kind kind;
+	enum stand stand;
+	uint32_t group;
+	uint32_t vni;
+	uint16_t udp_port; /* of the overlay */
+	size_t payload;
+};
+
+struct generator;
+
+struct generator *generator_open(const struct flow *flow, int xdp_prog_fd);
+void generator_send(struct generator *g, unsigned int packets);
+void generator_close(struct generator *g);
