@@ -66,7 +66,10 @@ Test(node_config, every_key)
 		load("node: n1\nvtep: 2001:db8::1\n"
 		     "controllers: [ '203.0.113.250:7797', '[2001:db8::9]:7797', 'c.example:1' ]\n"
 		     "socket: /tmp/a.sock\nstate_dir: /tmp/s\nbpf_root: /sys/fs/bpf/x\n"
-		     "attach: clsact\nlog_level: debug\noverlay: { device: mc1, port: 65535 }\n"
+		     "attach: clsact\nlog_level: debug\noverlay: { device: mc1, port: 65535, path: "
+		     "device }\n"
+		     "delivery: peer\nfans: { enabled: no, min_ports: 9, min_rate: 8, settle_ms: 7 "
+		     "}\n"
 		     "ports:\n  - { match: 'veth*', segment: 16777215 }\n  - { match: tap0 }\n"
 		     "gmp: { robustness: 3, query_interval_ms: 60000, fast_leave: yes, "
 		     "querier: no, igmp_version: 2, mld_version: 1, query_source: 192.0.2.1, "
@@ -83,6 +86,12 @@ Test(node_config, every_key)
 	cr_expect_str_eq(c->socket, "/tmp/a.sock");
 	cr_expect_str_eq(c->overlay_device, "mc1");
 	cr_expect_eq(c->overlay_port, 65535);
+	cr_expect_eq(c->overlay_path, NODE_OVERLAY_PATH_DEVICE);
+	cr_expect_eq(c->delivery, NODE_DELIVERY_PEER);
+	cr_expect(c->datapath.no_fans);
+	cr_expect_eq(c->datapath.fan_min_ports, 9);
+	cr_expect_eq(c->datapath.fan_min_rate, 8);
+	cr_expect_eq(c->datapath.fan_settle_ms, 7);
 	cr_assert_eq(c->n_ports, 2);
 	cr_expect_str_eq(c->ports[0].match, "veth*");
 	cr_expect_eq(c->ports[0].segment, 16777215);
@@ -132,6 +141,9 @@ static const struct {
 	{ "vtep: 203.0.113.1\nports: [{match: a, segment: 16777216}]\n", "segment 16777216" },
 	{ "vtep: 203.0.113.1\nports: [{match: ''}]\n", "match must not be empty" },
 	{ "vtep: 203.0.113.1\noverlay: {port: 0}\n", "overlay.port: 0" },
+	{ "vtep: 203.0.113.1\nfans: {min_ports: 1}\n", "fans.min_ports: 1" },
+	{ "vtep: 203.0.113.1\nfans: {min_ports: 33}\n", "fans.min_ports: 33" },
+	{ "vtep: 203.0.113.1\nfans: {settle_ms: 0}\n", "fans: min_rate and settle_ms" },
 	{ "vtep: 203.0.113.1\noverlay: {port: 65536}\n", "overlay.port: 65536" },
 	{ "vtep: 203.0.113.1\noverlay: {device: 0123456789abcdef}\n", "overlay.device:" },
 	{ "vtep: 203.0.113.1\noverlay: {device: a/b}\n", "overlay.device:" },
