@@ -3,7 +3,7 @@
 
 /*
  * Forwarding entries read back from the kernel's maps, and the controller's
- * questions about them (sync.md rule 23): the maps answer, not our belief.
+ * questions about them (docs/sync-rules.md, S23): the maps answer, not our belief.
  */
 #include <errno.h>
 #include <inttypes.h>

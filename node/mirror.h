@@ -3,8 +3,8 @@
 
 /*
  * The node's copy of the mesh's log: nodes and members of the segments it has,
- * as the controller tells them (proto/mcmesh/v1/node.proto, sync.md's "log
- * down"). Pure: messages in, changes out.
+ * as the controller tells them (proto/mcmesh/v1/node.proto). Pure: messages
+ * in, changes out.
  *
  * Rows carry the revision that last changed them; an older row never replaces
  * a newer one. A row is confirmed once the present epoch, or the present

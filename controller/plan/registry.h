@@ -115,7 +115,7 @@ uint64_t registry_serial(const struct registry *registry);
 struct registry_node *registry_changed_after(const struct registry *registry, uint64_t serial);
 
 /*
- * Completeness of a log that began empty (sync.md rule 9): a node that is
+ * Completeness of a log that began empty (docs/sync-rules.md, S09): a node that is
  * expected and has not reported all its members keeps it incomplete until the
  * hold time since the start has passed.
  */

@@ -178,31 +178,12 @@ static Etcdserverpb__RangeResponse *get(struct etcd *e, const char *word, uint64
 
 static int meta_put(struct etcd *e, uint64_t mod, uint64_t end_ms, char why[STORE_WHY_MAX])
 {
-	Etcdserverpb__TxnRequest q = ETCDSERVERPB__TXN_REQUEST__INIT;
-	Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT, *compares = &compare;
-	Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT, *ops = &op;
-	Etcdserverpb__PutRequest put = ETCDSERVERPB__PUT_REQUEST__INIT;
-	Mcmesh__Store__Meta m = MCMESH__STORE__META__INIT;
-	uint8_t epoch[EPOCH_LEN], value[64];
+	struct etcd_epoch_txn txn;
 	ProtobufCMessage *a;
-	char key[ETCD_KEY_MAX];
 
-	randombytes_buf(epoch, sizeof(epoch));
-	m.format = ETCD_FORMAT;
-	m.epoch = (ProtobufCBinaryData){ sizeof(epoch), epoch };
-	m.cluster_id = e->cluster_id;
-	etcd_key(e, key, "meta");
-	put.key = compare.key = etcd_bytes(key);
-	put.value = (ProtobufCBinaryData){ mcmesh__store__meta__pack(&m, value), value };
-	compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-	compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-	compare.mod_revision = (int64_t)mod;
-	op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
-	op.request_put = &put;
-	q.n_compare = q.n_success = 1;
-	q.compare = &compares;
-	q.success = &ops;
-	a = ask(e, TXN_PATH, &q.base, &etcdserverpb__txn_response__descriptor, end_ms, NULL, why);
+	etcd_epoch_txn_init(&txn, e, mod);
+	a = ask(e, TXN_PATH, &txn.request.base, &etcdserverpb__txn_response__descriptor, end_ms,
+		NULL, why);
 	if (!a)
 		return -EHOSTUNREACH;
 	/* Whoever was first: what is there now counts. */

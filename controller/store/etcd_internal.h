@@ -146,6 +146,17 @@ uint64_t etcd_now_ms(void);
 void etcd_trouble(struct etcd *e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void etcd_lost(struct etcd *e, const char *why);
 
+/* A new epoch, if `meta` is still as of revision `mod` (0: not there). In one place,
+ * as its parts point to each other; do not copy it. */
+struct etcd_epoch_txn {
+	Etcdserverpb__TxnRequest request;
+	Etcdserverpb__Compare compare, *compares;
+	Etcdserverpb__RequestOp op, *ops;
+	Etcdserverpb__PutRequest put;
+	char key[ETCD_KEY_MAX];
+	uint8_t value[64];
+};
+
 /* ---- etcd_keys.c -------------------------------------------------------------- */
 
 /* Appends to the prefix; the buffer is ETCD_KEY_MAX. */
@@ -153,6 +164,7 @@ void etcd_key(const struct etcd *e, char *ret_key, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void etcd_key_of_row(const struct etcd *e, char *ret_key, const struct log_change *change);
 ProtobufCBinaryData etcd_bytes(const char *key);
+void etcd_epoch_txn_init(struct etcd_epoch_txn *txn, const struct etcd *e, uint64_t mod);
 /* ret_row: of ETCD_KEY_ROW the key's part; ret_name: what follows the first word. */
 enum etcd_key_kind etcd_key_parse(const struct etcd *e, const ProtobufCBinaryData *key,
 				  struct etcd_row *ret_row, char ret_name[LOG_NAME_MAX]);

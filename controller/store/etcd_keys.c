@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Keys and values of the etcd store. */
 #include <errno.h>
+#include <sodium/randombytes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,4 +187,32 @@ void etcd_rows_tell(struct etcd *e, struct etcd_row *rows, size_t n)
 void *etcd_unpack(const ProtobufCMessageDescriptor *type, const ProtobufCBinaryData *value)
 {
 	return protobuf_c_message_unpack(type, NULL, value->len, value->data);
+}
+
+void etcd_epoch_txn_init(struct etcd_epoch_txn *t, const struct etcd *e, uint64_t mod)
+{
+	Mcmesh__Store__Meta m = MCMESH__STORE__META__INIT;
+	uint8_t epoch[EPOCH_LEN];
+
+	etcdserverpb__txn_request__init(&t->request);
+	etcdserverpb__compare__init(&t->compare);
+	etcdserverpb__request_op__init(&t->op);
+	etcdserverpb__put_request__init(&t->put);
+	randombytes_buf(epoch, sizeof(epoch));
+	m.format = ETCD_FORMAT;
+	m.epoch = (ProtobufCBinaryData){ sizeof(epoch), epoch };
+	m.cluster_id = e->cluster_id;
+	etcd_key(e, t->key, "meta");
+	t->put.key = t->compare.key = etcd_bytes(t->key);
+	t->put.value = (ProtobufCBinaryData){ mcmesh__store__meta__pack(&m, t->value), t->value };
+	t->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
+	t->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
+	t->compare.mod_revision = (int64_t)mod;
+	t->op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
+	t->op.request_put = &t->put;
+	t->compares = &t->compare;
+	t->ops = &t->op;
+	t->request.n_compare = t->request.n_success = 1;
+	t->request.compare = &t->compares;
+	t->request.success = &t->ops;
 }

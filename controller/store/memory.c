@@ -2,7 +2,7 @@
 /*
  * The store that lives as long as the process: sessions in a hash table, rows
  * in the controller's log alone. Its epoch is new with each start, so a
- * restarted controller waits for the agents to report again (sync.md rule 9).
+ * restarted controller waits for the agents to report again (docs/sync-rules.md, S09).
  */
 #include <errno.h>
 #include <sodium/randombytes.h>
