@@ -187,7 +187,8 @@ __noinline int add_remote(struct __sk_buff *skb, struct replicate *r, __u32 id)
 	path = bpf_map_lookup_elem(&paths, &number);
 	added = r->direct == DIRECT_IPV4 ? ADDED_IPV4 : ADDED_IPV6;
 	d = direct_at(e, r->n_direct);
-	if (r->direct == DIRECT_NO || !number || !path || !d || ip_length(skb) + added > path->mtu)
+	if (r->direct == DIRECT_NO || !number || !path || !path->ifindex || !d ||
+	    ip_length(skb) + added > path->mtu)
 		return copy_by_device(skb, r, id);
 	d->remote = id;
 	d->path = number;

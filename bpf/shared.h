@@ -106,8 +106,8 @@ struct dp_port {
  */
 struct dp_path {
 	__u8 vtep[16];
-	__u32 ifindex;
-	__u32 mtu; /* of IP packets */
+	__u32 ifindex; /* 0: by the overlay device, and only the MTU is known */
+	__u32 mtu;     /* of IP packets */
 	__u8 to_mac[6];
 	__u8 from_mac[6];
 	__u32 pad;

@@ -75,6 +75,8 @@ const struct ctl_command ctl_commands[] = {
 	  .rows = "members", .arguments = { { "--node", "node", false, "only this node" } } },
 	{ "port", "list", "the node's ports",
 	  AGENT("ListPorts", list_ports_request, list_ports_response), .rows = "ports" },
+	{ "path", "list", "how copies to each other node leave, and why",
+	  AGENT("ListPaths", list_paths_request, list_paths_response), .rows = "paths" },
 	{ "membership", "list", "what each port wants, and who behind it asked",
 	  AGENT("ListMemberships", list_memberships_request, list_memberships_response),
 	  .rows = "memberships",

@@ -154,7 +154,8 @@ static void on_remote_add(const struct addr *vtep, const char *node, void *userd
 	remote->references++;
 	remote->going = false;
 	a->lists_due = true;
-	remote->path_due = a->paths_some_due = true;
+	remote->path.way = RTNL_WAY_UNKNOWN;
+	remote->path_due = a->ways.some_due = true;
 	snprintf(remote->node, sizeof(remote->node), "%s", node);
 	r = remote_set(a, remote);
 	if (r < 0)

@@ -23,6 +23,7 @@
 #include "node/sending.h"
 #include "node/settings.h"
 #include "node/uplink.h"
+#include "node/ways.h"
 
 #define AGENT_PUNT_BATCH      512  /* frames a loop turn, so that nothing else waits long */
 #define AGENT_CARRIER_HOLD_MS 1000 /* a link that flaps keeps its memberships */
@@ -31,11 +32,7 @@
 #define AGENT_MAX_WATCHERS    64
 
 /* paths.c */
-#define AGENT_PATHS_HOLD_MS    10000 /* without us the short ways are used so long */
-#define AGENT_PATHS_REFRESH_MS 5000  /* neighbours are said to be in use so often */
-#define AGENT_PATHS_PAUSE_MS   200   /* between rounds that changes ask for */
 #define AGENT_UNDERLAYS_MAX    16
-#define AGENT_PEER_AFTER_MS    2000 /* a CNI has its egress programs by then */
 #define AGENT_PORTS_LOOK_MS    1000
 #define AGENT_PORTS_LOOK_BATCH 64
 
@@ -77,7 +74,8 @@ struct agent_remote {
 	bool going;   /* no reference: to be taken out after the next flush */
 	bool refused; /* limits.remotes: tried again, as one that goes makes room */
 	bool path_due;
-	struct rtnl_path path; /* ifindex 0: by the overlay device */
+	struct rtnl_path path; /* as the kernel said */
+	bool direct;	       /* the datapath has it */
 	char node[DATAPATH_NODE_NAME_MAX];
 	UT_hash_handle hh;
 };
@@ -118,14 +116,16 @@ struct agent {
 	uint64_t punt_check_ms; /* 0: nothing was punted since the last look */
 	uint64_t punts_stale;	/* frames of ports that are gone */
 	uint64_t queries_failed;
+	uint64_t programs_lost; /* that somebody took off their devices */
 	uint64_t routes_refused, remotes_refused;
 	uint64_t remotes_retry_ms; /* 0: none is refused */
 	struct sending sending;
 
-	bool paths_possible, paths_some_due;
-	uint64_t paths_due_ms, paths_asked_ms, paths_hold_ms;
+	bool ipsec; /* as of the last round */
+	struct ways_clock ways;
 	uint32_t underlays[AGENT_UNDERLAYS_MAX];
 	size_t n_underlays;
+	bool underlays_known;
 	uint64_t ports_look_ms;
 	uint32_t ports_look_round;
 };
@@ -167,6 +167,9 @@ int agent_paths_start(struct agent *agent);
 void agent_paths_expire(struct agent *agent, uint64_t now_ms);
 uint64_t agent_paths_next_ms(const struct agent *agent);
 void agent_paths_link(struct agent *agent, uint32_t ifindex);
+
+/* Attaches anew what somebody took off; what that was. */
+struct datapath_damage agent_programs_check(struct agent *agent);
 
 /* What is known of the port's link, to the datapath. */
 void agent_port_delivery(struct agent *agent, struct agent_port *port);

@@ -225,11 +225,11 @@ static void verify_mend(struct agent *a, const struct verify *v, char detail[256
 }
 
 /* Every entry of the maps is one that we want, and there are as many; what the
- * entries refer to is as it was written. What was found is told, and is mended in
+ * entries refer to is as it was written; the programs are where they were put. What was found is told, and is mended in
  * the next turn. */
 static void verify(struct agent *a, Mcmesh__V1__Answer *answer, char detail[256])
 {
-	struct datapath_damage damage;
+	struct datapath_damage damage, programs = agent_programs_check(a);
 	struct verify v = { .a = a };
 	uint64_t want, lists;
 
@@ -247,6 +247,7 @@ static void verify(struct agent *a, Mcmesh__V1__Answer *answer, char detail[256]
 	if (lists > v.lists)
 		verify_differs(&v, lists - v.lists, "the list of all ports of a segment");
 	verify_differs(&v, damage.n, "%.120s", damage.first);
+	verify_differs(&v, programs.n, "%.120s", programs.first);
 	answer->differences = v.differences;
 	if (v.differences)
 		verify_mend(a, &v, detail);

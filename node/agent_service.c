@@ -104,6 +104,28 @@ static void on_list_ports(struct rpc_call *call, const ProtobufCMessage *message
 	view_ports_deinit(&ports);
 }
 
+static void on_list_paths(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	const Mcmesh__V1__ListPathsRequest *request = (const void *)message;
+	Mcmesh__V1__ListPathsResponse response = MCMESH__V1__LIST_PATHS_RESPONSE__INIT;
+	struct view_paths paths;
+	struct page page;
+
+	if (!request)
+		return;
+	view_paths_collect(call_agent(call), &paths);
+	if (page_of(paths.n, request->page_size, request->page_token, &page) < 0) {
+		finish_bad_token(call);
+	} else {
+		response.paths = paths.rows + page.from;
+		response.n_paths = page.n;
+		response.next_page_token = page.next;
+		rpc_call_send(call, &response.base);
+		rpc_call_finish(call, RPC_OK, "%s", "");
+	}
+	view_paths_deinit(&paths);
+}
+
 static void on_list_memberships(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Mcmesh__V1__ListMembershipsRequest *request = (const void *)message;
@@ -377,6 +399,7 @@ void agent_watch_membership(struct agent *a, uint32_t ifindex, const struct addr
 
 static const struct rpc_method methods_template[] = {
 	METHOD("ListPorts", list_ports_request, list_ports_response, on_list_ports),
+	METHOD("ListPaths", list_paths_request, list_paths_response, on_list_paths),
 	METHOD("ListMemberships", list_memberships_request, list_memberships_response,
 	       on_list_memberships),
 	METHOD("ListRoutes", list_fib_request, list_fib_response, on_list_routes),

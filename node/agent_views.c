@@ -47,6 +47,9 @@ Mcmesh__V1__Port *view_port(struct agent *a, const struct agent_port *port)
 				     : MCMESH__V1__PORT__STATE__DOWN;
 	row->router = port->in_engine && gmp_port_is_router(a->gmp, port->ifindex);
 	row->attach = port->attached ? (char *)datapath_attach_name(a->datapath) : (char *)"";
+	row->delivery = !port->attached ? (char *)""
+			: port->peer	? (char *)"peer"
+					: (char *)"egress";
 	row->detail = (char *)port->detail;
 	row->membership_count =
 		port->in_engine ? (uint32_t)gmp_port_membership_count(a->gmp, port->ifindex) : 0;
@@ -83,6 +86,64 @@ void view_ports_deinit(struct view_ports *ports)
 	for (size_t i = 0; i < ports->n; i++)
 		free(ports->rows[i]);
 	free(ports->rows);
+}
+
+/* ---- paths ------------------------------------------------------------------- */
+
+static Mcmesh__V1__Path *view_path(const struct agent_remote *remote, const struct rtnl_link *link)
+{
+	Mcmesh__V1__Path *row = malloc(sizeof(*row));
+
+	if (!row)
+		return NULL;
+	mcmesh__v1__path__init(row);
+	row->node = (char *)remote->node;
+	row->way = remote->direct ? MCMESH__V1__PATH__WAY__DIRECT : MCMESH__V1__PATH__WAY__DEVICE;
+	row->detail = remote->refused  ? (char *)"no place in limits.remotes: raise it"
+		      : remote->direct ? (char *)""
+				       : (char *)rtnl_way_text(remote->path.way);
+	row->mtu = remote->path.mtu;
+	row->link = link ? (char *)link->name : (char *)"";
+	row->remote = addr_text(&remote->vtep);
+	row->next_hop = addr_is_null(&remote->path.next_hop) ? strdup("")
+							     : addr_text(&remote->path.next_hop);
+	return row;
+}
+
+static int path_cmp(const void *x, const void *y)
+{
+	const Mcmesh__V1__Path *a = *(Mcmesh__V1__Path *const *)x;
+	const Mcmesh__V1__Path *b = *(Mcmesh__V1__Path *const *)y;
+
+	return strverscmp(a->node, b->node);
+}
+
+void view_paths_collect(struct agent *a, struct view_paths *ret_paths)
+{
+	struct view_paths list = { 0 };
+	struct agent_remote *remote, *next;
+
+	list.rows = calloc(HASH_COUNT(a->remotes) + 1, sizeof(*list.rows));
+	HASH_ITER (hh, a->remotes, remote, next) {
+		const struct rtnl_link *link = rtnl_link_by_index(a->rtnl, remote->path.ifindex);
+		Mcmesh__V1__Path *row = list.rows ? view_path(remote, link) : NULL;
+
+		if (row)
+			list.rows[list.n++] = row;
+	}
+	if (list.n)
+		qsort(list.rows, list.n, sizeof(*list.rows), path_cmp);
+	*ret_paths = list;
+}
+
+void view_paths_deinit(struct view_paths *paths)
+{
+	for (size_t i = 0; i < paths->n; i++) {
+		free(paths->rows[i]->remote);
+		free(paths->rows[i]->next_hop);
+		free(paths->rows[i]);
+	}
+	free(paths->rows);
 }
 
 /* ---- memberships ------------------------------------------------------------ */
@@ -297,6 +358,17 @@ static int counter_cmp(const void *x, const void *y)
 	return c ? c : strverscmp(a->remote, b->remote);
 }
 
+/* What the overlay device could not send or take in: the kernel counts it there. */
+static void overlay_counters(struct agent *a, const char *prefix, struct view_counters *list)
+{
+	struct rtnl_lost lost = { 0 };
+
+	if (a->overlay_ifindex)
+		(void)rtnl_link_lost(a->rtnl, a->overlay_ifindex, &lost);
+	counter_add(list, prefix, "overlay_lost_tx", 0, &ADDR_NULL, "", &ADDR_NULL, lost.tx, 0);
+	counter_add(list, prefix, "overlay_lost_rx", 0, &ADDR_NULL, "", &ADDR_NULL, lost.rx, 0);
+}
+
 void view_counters_collect(struct agent *a, const char *prefix, struct view_counters *ret_list)
 {
 	struct view_counters list = { 0 };
@@ -319,6 +391,9 @@ void view_counters_collect(struct agent *a, const char *prefix, struct view_coun
 	counter_add(&list, prefix, "punt_stale", 0, &ADDR_NULL, "", &ADDR_NULL, a->punts_stale, 0);
 	counter_add(&list, prefix, "query_send_failed", 0, &ADDR_NULL, "", &ADDR_NULL,
 		    a->queries_failed, 0);
+	overlay_counters(a, prefix, &list);
+	counter_add(&list, prefix, "programs_lost", 0, &ADDR_NULL, "", &ADDR_NULL, a->programs_lost,
+		    0);
 	counter_add(&list, prefix, "routes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,
 		    a->routes_refused, 0);
 	counter_add(&list, prefix, "remotes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,

@@ -22,6 +22,14 @@ void view_ports_deinit(struct view_ports *ports);
 /* One allocation, strings by reference to the agent: free() after use. */
 Mcmesh__V1__Port *view_port(struct agent *agent, const struct agent_port *port);
 
+struct view_paths {
+	Mcmesh__V1__Path **rows;
+	size_t n;
+};
+
+void view_paths_collect(struct agent *agent, struct view_paths *ret_paths);
+void view_paths_deinit(struct view_paths *paths);
+
 struct view_memberships {
 	Mcmesh__V1__Membership **rows;
 	size_t n, cap;

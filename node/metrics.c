@@ -20,7 +20,7 @@ static struct view view_of(const struct agent *a)
 	struct agent_remote *remote, *next_remote;
 
 	HASH_ITER (hh, a->remotes, remote, next_remote)
-		v.direct += remote->path.ifindex != 0;
+		v.direct += remote->direct;
 	HASH_ITER (hh, a->ports, port, next) {
 		v.peer += port->attached && port->peer;
 		v.refused += !port->attached;

@@ -19,9 +19,10 @@
  *
  * To workloads: into the veth's other end, where the host has nothing at the
  * port's egress (a CNI's policy, a shaper) that would be passed by. Who made the
- * veth gets time to put that there first, and what is there is looked at again.
+ * veth gets time to put that there first, and what is there is looked at again, and
+ * whether our own programs are still where they were put.
  */
-#include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,33 +30,31 @@
 
 #define NS_PER_MS 1000000ULL
 
-static void path_clear(struct agent *a, struct agent_remote *remote)
-{
-	if (remote->path.ifindex)
-		datapath_remote_path_set(a->datapath, &remote->vtep, NULL);
-	remote->path = (struct rtnl_path){ .ifindex = 0 };
-}
-
 static void path_ask(struct agent *a, struct agent_remote *remote)
 {
+	struct rtnl_path found = { .way = RTNL_WAY_UNKNOWN };
 	struct datapath_path path;
-	struct rtnl_path found;
+	int r = 0;
 
 	remote->path_due = false;
-	if (!a->paths_possible ||
-	    rtnl_path_find(a->rtnl, &remote->vtep, &a->config->vtep, &found) < 0 ||
-	    found.ifindex == a->overlay_ifindex) {
-		path_clear(a, remote);
-		return;
-	}
-	path = (struct datapath_path){ .ifindex = found.ifindex, .mtu = found.mtu };
-	memcpy(path.to_mac, found.to_mac, sizeof(path.to_mac));
-	memcpy(path.from_mac, found.from_mac, sizeof(path.from_mac));
-	/* Refused by a limit: by the device, and asked again with the others. */
-	if (datapath_remote_path_set(a->datapath, &remote->vtep, &path) < 0)
-		remote->path = (struct rtnl_path){ .ifindex = 0 };
+	(void)rtnl_path_find(a->rtnl, &remote->vtep, &a->config->vtep, a->ipsec, &found);
+	if (found.ifindex && found.ifindex == a->overlay_ifindex)
+		found.way = RTNL_WAY_LINK;
+	else if (found.way == RTNL_WAY_DIRECT &&
+		 a->config->overlay_path == NODE_OVERLAY_PATH_DEVICE)
+		found.way = RTNL_WAY_SETTING;
+	if (found.way != remote->path.way)
+		log_debug("Copies to a node go another way. node=%s way=\"%s\"", remote->node,
+			  rtnl_way_text(found.way));
+	if (ways_datapath_path(&found, !addr_is_v4(&remote->vtep), &path))
+		r = datapath_remote_path_set(a->datapath, &remote->vtep, &path);
 	else
-		remote->path = found;
+		datapath_remote_path_set(a->datapath, &remote->vtep, NULL);
+	/* Refused by a limit: by the device, and asked again with the others. */
+	if (r < 0)
+		found.way = RTNL_WAY_UNKNOWN;
+	remote->path = found;
+	remote->direct = found.way == RTNL_WAY_DIRECT;
 }
 
 static void add_link(struct agent *a, uint32_t *ifindexes, size_t *n, uint32_t ifindex)
@@ -71,6 +70,8 @@ static void add_link(struct agent *a, uint32_t *ifindexes, size_t *n, uint32_t i
 	ifindexes[(*n)++] = ifindex;
 }
 
+/* Where plain packets of other nodes come in; nowhere, if they are to pass what
+ * the kernel has for them. */
 static void underlays_write(struct agent *a)
 {
 	uint32_t ifindexes[AGENT_UNDERLAYS_MAX] = { 0 };
@@ -78,14 +79,16 @@ static void underlays_write(struct agent *a)
 	char why[DATAPATH_WHY_MAX] = "";
 	size_t n = 0;
 
-	if (a->paths_possible) {
+	if (!a->ipsec && a->config->overlay_path != NODE_OVERLAY_PATH_DEVICE) {
 		add_link(a, ifindexes, &n, rtnl_address_link(a->rtnl, &a->config->vtep));
 		HASH_ITER (hh, a->remotes, remote, next) {
-			if (remote->path.ifindex)
+			if (remote->direct)
 				add_link(a, ifindexes, &n, remote->path.ifindex);
 		}
 	}
-	if (n == a->n_underlays && memcmp(ifindexes, a->underlays, sizeof(ifindexes)) == 0)
+	/* An earlier agent may have had others. */
+	if (a->underlays_known && n == a->n_underlays &&
+	    memcmp(ifindexes, a->underlays, sizeof(ifindexes)) == 0)
 		return;
 	if (datapath_underlay_set(a->datapath, ifindexes, n, why) < 0) {
 		log_warning("Packets of other nodes take the overlay device. why=\"%s\"", why);
@@ -93,28 +96,25 @@ static void underlays_write(struct agent *a)
 	}
 	memcpy(a->underlays, ifindexes, sizeof(ifindexes));
 	a->n_underlays = n;
+	a->underlays_known = true;
 }
 
 static void paths_ask_all(struct agent *a, uint64_t now_ms)
 {
 	struct agent_remote *remote, *next;
 
-	a->paths_possible = rtnl_paths_possible(a->rtnl);
+	a->ipsec = rtnl_has_policies(a->rtnl);
 	HASH_ITER (hh, a->remotes, remote, next)
 		path_ask(a, remote);
 	underlays_write(a);
-	a->paths_asked_ms = now_ms;
-	a->paths_due_ms = now_ms + AGENT_PATHS_REFRESH_MS;
+	ways_asked(&a->ways, now_ms);
 }
 
 static void on_route(void *userdata)
 {
 	struct agent *a = userdata;
-	uint64_t soon_ms = a->paths_asked_ms + AGENT_PATHS_PAUSE_MS;
 
-	/* At once, but no storm of changes keeps us from everything else. */
-	if (soon_ms < a->paths_due_ms)
-		a->paths_due_ms = soon_ms;
+	ways_changed(&a->ways);
 }
 
 static void on_neighbour(uint32_t ifindex, const struct addr *addr, void *userdata)
@@ -123,10 +123,8 @@ static void on_neighbour(uint32_t ifindex, const struct addr *addr, void *userda
 	struct agent_remote *remote, *next;
 
 	HASH_ITER (hh, a->remotes, remote, next) {
-		if (remote->path.ifindex ? remote->path.ifindex == ifindex &&
-						   addr_equal(&remote->path.next_hop, addr)
-					 : true)
-			remote->path_due = a->paths_some_due = true;
+		if (ways_neighbour_matters(&remote->path, ifindex, addr))
+			remote->path_due = a->ways.some_due = true;
 	}
 }
 
@@ -146,9 +144,19 @@ static int on_watch(sd_event_source *source, int fd, uint32_t revents, void *use
 /* A link that changed may be one that paths leave by, or could now. */
 void agent_paths_link(struct agent *a, uint32_t ifindex)
 {
+	struct agent_remote *remote, *next;
+
 	for (size_t i = 0; i < a->n_underlays; i++) {
-		if (a->underlays[i] == ifindex)
+		if (a->underlays[i] == ifindex) {
 			on_route(a);
+			return;
+		}
+	}
+	HASH_ITER (hh, a->remotes, remote, next) {
+		if (remote->path.ifindex == ifindex) {
+			on_route(a);
+			return;
+		}
 	}
 }
 
@@ -156,14 +164,6 @@ int agent_paths_start(struct agent *a)
 {
 	int fd, r;
 
-	if (a->config->overlay_path == NODE_OVERLAY_PATH_DEVICE) {
-		char why[DATAPATH_WHY_MAX];
-
-		/* An earlier agent may have had them. */
-		datapath_underlay_set(a->datapath, NULL, 0, why);
-		a->paths_due_ms = UINT64_MAX;
-		return datapath_paths_hold(a->datapath, 0);
-	}
 	r = rtnl_watch_start(a->rtnl);
 	if (r < 0)
 		return r;
@@ -176,51 +176,82 @@ int agent_paths_start(struct agent *a)
 
 /* ---- ports ------------------------------------------------------------------ */
 
-static bool port_may_peer(struct agent *a, const struct agent_port *port,
-			  const struct rtnl_link *link, uint64_t now_ms)
-{
-	if (a->config->delivery == NODE_DELIVERY_EGRESS || !link->peer_away ||
-	    strcmp(link->kind, "veth") != 0)
-		return false;
-	if (a->config->delivery == NODE_DELIVERY_PEER)
-		return true;
-	return now_ms >= port->attached_ms + AGENT_PEER_AFTER_MS &&
-	       rtnl_egress_is_plain(a->rtnl, link->ifindex) &&
-	       datapath_egress_is_plain(link->ifindex);
-}
-
 void agent_port_delivery(struct agent *a, struct agent_port *port)
 {
 	const struct rtnl_link *link = rtnl_link_by_index(a->rtnl, port->ifindex);
+	struct ways_port facts = { .attached_ms = port->attached_ms };
 	uint64_t now_ms = agent_now_ms();
-	bool up = link && link->up && link->carrier;
 
 	if (!port->attached)
 		return;
 	port->delivery_ms = now_ms;
-	port->peer = up && port_may_peer(a, port, link, now_ms);
-	datapath_port_delivery_set(a->datapath, port->ifindex, up ? link->mtu : 0, port->peer);
+	if (link) {
+		facts.up = link->up && link->carrier;
+		facts.veth = strcmp(link->kind, "veth") == 0;
+		facts.peer_away = link->peer_away;
+	}
+	/* As if, before the kernel is asked. */
+	facts.egress_plain = true;
+	if (a->config->delivery == NODE_DELIVERY_AUTO &&
+	    ways_port_may_peer(NODE_DELIVERY_AUTO, &facts, now_ms))
+		facts.egress_plain = rtnl_egress_is_plain(a->rtnl, port->ifindex) &&
+				     datapath_egress_is_plain(port->ifindex);
+	port->peer = ways_port_may_peer(a->config->delivery, &facts, now_ms);
+	datapath_port_delivery_set(a->datapath, port->ifindex, facts.up ? link->mtu : 0,
+				   port->peer);
+}
+
+/* Somebody took programs of ours away: they are back, and it is said. */
+static void programs_tell(struct agent *a, const struct datapath_damage *damage)
+{
+	if (!damage->n)
+		return;
+	a->programs_lost += damage->n;
+	log_warning("A program was taken off its device, or another put before it; it is "
+		    "attached again. programs=%" PRIu64 " first=\"%s\"",
+		    damage->n, damage->first);
+}
+
+/* All of them, now. */
+struct datapath_damage agent_programs_check(struct agent *a)
+{
+	struct datapath_damage damage = { 0 };
+	struct agent_port *port, *next;
+
+	datapath_devices_check(a->datapath, &damage);
+	HASH_ITER (hh, a->ports, port, next) {
+		if (port->attached)
+			datapath_port_check(a->datapath, port->ifindex, &damage);
+	}
+	programs_tell(a, &damage);
+	return damage;
 }
 
 /* A bounded number a turn, those first that were looked at longest ago. */
 static void ports_look(struct agent *a, uint64_t now_ms)
 {
+	struct datapath_damage damage = { 0 };
 	struct agent_port *port, *next;
 	unsigned int n = 0;
 
 	if (now_ms < a->ports_look_ms)
 		return;
 	a->ports_look_ms = now_ms + AGENT_PORTS_LOOK_MS;
+	datapath_devices_check(a->datapath, &damage);
 	HASH_ITER (hh, a->ports, port, next) {
 		if (n == AGENT_PORTS_LOOK_BATCH)
-			return;
+			break;
 		if (!port->attached || port->looked_round == a->ports_look_round)
 			continue;
 		port->looked_round = a->ports_look_round;
-		agent_port_delivery(a, port);
+		datapath_port_check(a->datapath, port->ifindex, &damage);
+		if (a->config->delivery == NODE_DELIVERY_AUTO)
+			agent_port_delivery(a, port);
 		n++;
 	}
-	a->ports_look_round++;
+	if (n < AGENT_PORTS_LOOK_BATCH)
+		a->ports_look_round++;
+	programs_tell(a, &damage);
 }
 
 /* ---- time ------------------------------------------------------------------- */
@@ -229,36 +260,26 @@ void agent_paths_expire(struct agent *a, uint64_t now_ms)
 {
 	struct agent_remote *remote, *next;
 
-	if (a->config->delivery == NODE_DELIVERY_AUTO)
-		ports_look(a, now_ms);
-	if (a->config->overlay_path == NODE_OVERLAY_PATH_DEVICE)
-		return;
-	if (now_ms >= a->paths_due_ms) {
+	ports_look(a, now_ms);
+	if (now_ms >= a->ways.due_ms) {
 		paths_ask_all(a, now_ms);
-	} else if (a->paths_some_due) {
+	} else if (a->ways.some_due) {
 		HASH_ITER (hh, a->remotes, remote, next) {
 			if (remote->path_due)
 				path_ask(a, remote);
 		}
 		underlays_write(a);
 	}
-	a->paths_some_due = false;
-	if (now_ms >= a->paths_hold_ms) {
-		datapath_paths_hold(a->datapath, (now_ms + AGENT_PATHS_HOLD_MS) * NS_PER_MS);
-		a->paths_hold_ms = now_ms + AGENT_PATHS_HOLD_MS / 3;
+	a->ways.some_due = false;
+	if (now_ms >= a->ways.hold_ms) {
+		datapath_paths_hold(a->datapath, (now_ms + WAYS_HOLD_MS) * NS_PER_MS);
+		ways_held(&a->ways, now_ms);
 	}
 }
 
 uint64_t agent_paths_next_ms(const struct agent *a)
 {
-	uint64_t next = UINT64_MAX;
+	uint64_t next = ways_next_ms(&a->ways);
 
-	if (a->config->delivery == NODE_DELIVERY_AUTO && a->ports)
-		next = a->ports_look_ms;
-	if (a->config->overlay_path == NODE_OVERLAY_PATH_DEVICE)
-		return next;
-	if (a->paths_some_due)
-		return 0;
-	next = next < a->paths_due_ms ? next : a->paths_due_ms;
-	return next < a->paths_hold_ms ? next : a->paths_hold_ms;
+	return next < a->ports_look_ms ? next : a->ports_look_ms;
 }

@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 
 #include "common/cleanup.h"
@@ -58,7 +59,11 @@ static int adopt_link(const char *path, int prog_fd, uint32_t ifindex)
 	rc = bpf_link_update(fd, prog_fd, NULL);
 	if (rc < 0)
 		return rc;
-	return is_first(prog_fd, ifindex) ? 0 : -EBUSY;
+	if (is_first(prog_fd, ifindex))
+		return 0;
+	/* A program is in a chain once: it comes out before it is put first. */
+	rc = bpf_link_detach(fd);
+	return rc < 0 ? rc : -EBUSY;
 }
 
 static int attach_tcx(struct datapath *dp, int prog_fd, uint32_t ifindex, const char *name,
@@ -145,6 +150,21 @@ int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, 
 		(void)unlink(path);
 	}
 	return rc;
+}
+
+/* TCX: ours is the first. clsact: our filter runs it. A device that is gone has
+ * nothing to be attached to. */
+bool datapath_program_is_there(const struct datapath *dp, int prog_fd, uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+	LIBBPF_OPTS(bpf_tc_opts, was, .handle = CLSACT_HANDLE, .priority = CLSACT_PRIORITY);
+	char name[IF_NAMESIZE];
+
+	if (!if_indextoname(ifindex, name))
+		return true;
+	if (dp->attach == DATAPATH_ATTACH_TCX)
+		return is_first(prog_fd, ifindex);
+	return bpf_tc_query(&hook, &was) == 0 && was.prog_id == program_id(prog_fd);
 }
 
 void datapath_detach_program(struct datapath *dp, uint32_t ifindex, const char *name)

@@ -3,7 +3,8 @@
  * Are the maps as they were written? Somebody else's hands, or memory that failed,
  * may have changed them, and forwarding believes them. Each is compared with what
  * is noted beside its index, and written again where it differs. Entries and lists
- * are compared by who knows what they ought to be (node/fib.c).
+ * are compared by who knows what they ought to be (node/fib.c), programs where they
+ * are attached (datapath_port_check()).
  */
 #include "node/datapath/internal.h"
 
@@ -16,10 +17,7 @@
 #include "common/cleanup.h"
 #include "mcmesh.skel.h"
 
-static void differs(struct datapath_damage *d, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-
-static void differs(struct datapath_damage *d, const char *format, ...)
+void datapath_differs(struct datapath_damage *d, const char *format, ...)
 {
 	va_list args;
 
@@ -37,7 +35,7 @@ static void key_check(const struct bpf_map *map, const void *key, const void *va
 {
 	if (datapath_map_get(map, key, scratch) == 0 && memcmp(scratch, value, size) == 0)
 		return;
-	differs(d, "%s", what);
+	datapath_differs(d, "%s", what);
 	datapath_map_set(map, key, value);
 }
 
@@ -56,7 +54,7 @@ static int keys_sweep(struct datapath *dp, const struct bpf_map *map, size_t siz
 
 		if (is_ours(dp, key))
 			continue;
-		differs(d, "%s", what);
+		datapath_differs(d, "%s", what);
 		datapath_map_del(map, key);
 	}
 	return rc;
@@ -100,13 +98,13 @@ static void ports_check(struct datapath *dp, struct datapath_damage *d)
 			  what, d);
 		if (memcmp(&dp->ports[p->number], &p->value, sizeof(p->value)) == 0)
 			continue;
-		differs(d, "port if%u", p->ifindex);
+		datapath_differs(d, "port if%u", p->ifindex);
 		dp->ports[p->number] = p->value;
 	}
 	for (uint32_t i = 0; i <= dp->port_numbers.n; i++) {
 		if ((i && dp->port_numbers.used[i]) || !dp->ports[i].ifindex)
 			continue;
-		differs(d, "port number %u is used and nobody's", i);
+		datapath_differs(d, "port number %u is used and nobody's", i);
 		dp->ports[i].ifindex = 0;
 	}
 }
@@ -123,13 +121,13 @@ static void remotes_check(struct datapath *dp, struct datapath_damage *d)
 			  d);
 		if (memcmp(&dp->remotes[r->number], &r->value, sizeof(r->value)) == 0)
 			continue;
-		differs(d, "node %s", text);
+		datapath_differs(d, "node %s", text);
 		dp->remotes[r->number] = r->value;
 	}
 	for (uint32_t i = 0; i <= dp->remote_numbers.n; i++) {
 		if ((i && dp->remote_numbers.used[i]) || !dp->remotes[i].in_use)
 			continue;
-		differs(d, "node number %u is used and nobody's", i);
+		datapath_differs(d, "node number %u is used and nobody's", i);
 		dp->remotes[i].in_use = 0;
 	}
 }

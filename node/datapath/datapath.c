@@ -405,6 +405,20 @@ int datapath_overlay_set(struct datapath *dp, uint32_t ifindex, char why[DATAPAT
 	return 0;
 }
 
+void datapath_devices_check(struct datapath *dp, struct datapath_damage *d)
+{
+	int prog = bpf_program__fd(dp->skel->progs.mcmesh_overlay);
+	uint32_t ifindex = dp->config.overlay_ifindex;
+	char why[DATAPATH_WHY_MAX] = "";
+	bool fresh;
+
+	if (ifindex && !datapath_program_is_there(dp, prog, ifindex)) {
+		datapath_differs(d, "the program of the overlay device is gone or not the first");
+		(void)datapath_attach_program(dp, prog, ifindex, "overlay", &fresh, why);
+	}
+	datapath_underlays_check(dp, d);
+}
+
 void datapath_tick(struct datapath *dp, uint64_t now_ms)
 {
 	numbers_reclaim(&dp->list_numbers, now_ms);

@@ -160,8 +160,8 @@ int datapath_remote_del(struct datapath *dp, const struct addr *vtep);
 /* How copies to a remote leave without the overlay device: by an Ethernet link
  * to a neighbour that answers, with nothing else to be done to them. */
 struct datapath_path {
-	uint32_t ifindex;
-	uint32_t mtu; /* of IP packets; longer ones take the overlay device */
+	uint32_t ifindex; /* 0: by the overlay device, and only the MTU is known */
+	uint32_t mtu;	  /* of IP packets; longer ones take the overlay device */
 	uint8_t to_mac[6], from_mac[6];
 };
 
@@ -225,6 +225,14 @@ struct datapath_damage {
 /* Compares ports, remotes, segments and configuration with what was written and
  * writes again what differs. Routes and lists are the caller's to compare. */
 int datapath_check(struct datapath *dp, struct datapath_damage *ret_damage);
+
+/*
+ * The programs, of a port, or of overlay and underlay: is each attached and the
+ * first at its device? Where it is not it is attached anew, and noted. Without
+ * it copies of a fan would enter the host as if the workload had sent them.
+ */
+void datapath_port_check(struct datapath *dp, uint32_t ifindex, struct datapath_damage *damage);
+void datapath_devices_check(struct datapath *dp, struct datapath_damage *damage);
 
 /* ---- punted frames ---------------------------------------------------------- */
 

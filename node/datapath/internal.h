@@ -10,7 +10,8 @@
 #include "bpf/shared.h"
 #include "node/datapath/numbers.h"
 
-#define DATAPATH_PATH_MAX 512
+#define DATAPATH_PATH_MAX      512
+#define DATAPATH_UNDERLAYS_MAX 16
 
 struct mcmesh_bpf;
 struct mnl_socket;
@@ -116,6 +117,9 @@ struct datapath {
 	uint64_t fans_left_ms; /* 0: there are none */
 	struct leaving *leaving;
 
+	uint32_t underlays[DATAPATH_UNDERLAYS_MAX]; /* that have our program */
+	size_t n_underlays;
+
 	/* The punt ring, as the kernel lays it out. */
 	struct dp_map_view punt_consumer_view, punt_producer_view;
 	uint32_t punt_bytes;
@@ -144,6 +148,7 @@ void datapath_path(const struct datapath *dp, char *buf, size_t len, const char 
  * not attached before. */
 int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, const char *name,
 			    bool *ret_fresh, char why[DATAPATH_WHY_MAX]);
+bool datapath_program_is_there(const struct datapath *dp, int prog_fd, uint32_t ifindex);
 void datapath_detach_program(struct datapath *dp, uint32_t ifindex, const char *name);
 void datapath_detach_clsact(uint32_t ifindex);
 
@@ -202,3 +207,10 @@ int datapath_map_keys(const struct bpf_map *map, void **ret_keys, size_t *ret_n)
 int datapath_map_set(const struct bpf_map *map, const void *key, const void *value);
 int datapath_map_get(const struct bpf_map *map, const void *key, void *ret_value);
 int datapath_map_del(const struct bpf_map *map, const void *key);
+
+/* check.c: one more, and the first in words. */
+void datapath_differs(struct datapath_damage *damage, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* paths.c */
+void datapath_underlays_check(struct datapath *dp, struct datapath_damage *damage);

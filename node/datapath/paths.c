@@ -123,21 +123,47 @@ static void underlay_detach_others(struct datapath *dp, const uint32_t *ifindexe
 		closedir(dir);
 }
 
+static int underlay_attach(struct datapath *dp, uint32_t ifindex, char why[DATAPATH_WHY_MAX])
+{
+	int prog = bpf_program__fd(dp->skel->progs.mcmesh_underlay);
+	char name[32];
+	bool fresh;
+
+	snprintf(name, sizeof(name), UNDERLAY_PREFIX "%" PRIu32, ifindex);
+	return datapath_attach_program(dp, prog, ifindex, name, &fresh, why);
+}
+
 int datapath_underlay_set(struct datapath *dp, const uint32_t *ifindexes, size_t n,
 			  char why[DATAPATH_WHY_MAX])
 {
-	int prog = bpf_program__fd(dp->skel->progs.mcmesh_underlay), rc = 0;
+	int rc = 0;
 
 	/* clsact would be a qdisc on a device that is not ours. */
 	if (dp->attach != DATAPATH_ATTACH_TCX)
 		n = 0;
+	if (n > DATAPATH_UNDERLAYS_MAX)
+		return datapath_fail(why, -E2BIG, "more than %d underlay devices",
+				     DATAPATH_UNDERLAYS_MAX);
 	underlay_detach_others(dp, ifindexes, n);
+	dp->n_underlays = 0;
 	for (size_t i = 0; rc == 0 && i < n; i++) {
-		char name[32];
-		bool fresh;
-
-		snprintf(name, sizeof(name), UNDERLAY_PREFIX "%" PRIu32, ifindexes[i]);
-		rc = datapath_attach_program(dp, prog, ifindexes[i], name, &fresh, why);
+		rc = underlay_attach(dp, ifindexes[i], why);
+		if (rc == 0)
+			dp->underlays[dp->n_underlays++] = ifindexes[i];
 	}
 	return rc;
+}
+
+void datapath_underlays_check(struct datapath *dp, struct datapath_damage *d)
+{
+	int prog = bpf_program__fd(dp->skel->progs.mcmesh_underlay);
+	char why[DATAPATH_WHY_MAX] = "";
+
+	for (size_t i = 0; i < dp->n_underlays; i++) {
+		if (datapath_program_is_there(dp, prog, dp->underlays[i]))
+			continue;
+		datapath_differs(d, "the program of underlay if%u is gone or not the first",
+				 dp->underlays[i]);
+		(void)underlay_attach(dp, dp->underlays[i], why);
+	}
 }

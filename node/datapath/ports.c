@@ -280,6 +280,20 @@ int datapath_port_detach(struct datapath *dp, uint32_t ifindex)
 	return 0;
 }
 
+void datapath_port_check(struct datapath *dp, uint32_t ifindex, struct datapath_damage *d)
+{
+	int prog = bpf_program__fd(dp->skel->progs.mcmesh_port);
+	char name[16], why[DATAPATH_WHY_MAX] = "";
+	bool fresh;
+
+	if (!port_find(dp, ifindex) || datapath_program_is_there(dp, prog, ifindex))
+		return;
+	datapath_differs(d, "the program of port if%u is gone or not the first", ifindex);
+	datapath_fans_without(dp, ifindex);
+	snprintf(name, sizeof(name), "%" PRIu32, ifindex);
+	(void)datapath_attach_program(dp, prog, ifindex, name, &fresh, why);
+}
+
 int datapath_port_delivery_set(struct datapath *dp, uint32_t ifindex, uint32_t mtu, bool peer)
 {
 	struct port *p = port_find(dp, ifindex);

@@ -58,3 +58,28 @@ int rtnl_request(struct rtnl *rtnl, struct nlmsghdr *nlh,
 /* A request of the type in buf, with a zeroed body of `size` bytes. */
 struct nlmsghdr *rtnl_message(void *buf, uint16_t type, uint16_t flags, size_t size,
 			      void **ret_body);
+
+/* ---- route.c: what the kernel said, and what follows. Pure. --------------------- */
+
+struct rtnl_route {
+	bool found;
+	bool plain; /* an Ethernet header is all there is to it */
+	uint32_t ifindex, mtu;
+	struct addr gateway; /* null: the address itself is the neighbour */
+};
+
+struct rtnl_neighbour {
+	bool usable;
+	uint8_t mac[6];
+};
+
+/* One message of the answer; others than RTM_NEWROUTE, RTM_NEWNEIGH say nothing. */
+void rtnl_route_parse(const struct nlmsghdr *nlh, struct rtnl_route *route);
+void rtnl_neighbour_parse(const struct nlmsghdr *nlh, struct rtnl_neighbour *neighbour);
+
+/* The way to `to`, as far as it can be told without the neighbour: DIRECT, if that
+ * is usable. link: NULL, or the route's. */
+void rtnl_path_begin(const struct addr *to, const struct addr *from, bool ipsec,
+		     const struct rtnl_route *route, const struct rtnl_link *link,
+		     struct rtnl_path *ret_path);
+void rtnl_path_end(const struct rtnl_neighbour *neighbour, struct rtnl_path *path);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <linux/if_arp.h>
+#include <linux/if_link.h>
 #include <linux/pkt_sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,4 +248,44 @@ const char *rtnl_link_refusal(const struct rtnl_link *link)
 	if (!link->ethernet)
 		return "it is not an Ethernet device: a tun has no link layer, use a tap";
 	return NULL;
+}
+
+/* ---- losses ------------------------------------------------------------------ */
+
+static void on_stats(const struct nlmsghdr *nlh, void *userdata)
+{
+	struct rtnl_link_stats64 stats = { 0 };
+	struct rtnl_lost *lost = userdata;
+	const struct nlattr *attr;
+
+	if (nlh->nlmsg_type != RTM_NEWLINK)
+		return;
+	mnl_attr_for_each(attr, nlh, sizeof(struct ifinfomsg))
+	{
+		size_t len = mnl_attr_get_payload_len(attr);
+
+		if (mnl_attr_get_type(attr) == IFLA_STATS64)
+			memcpy(&stats, mnl_attr_get_payload(attr),
+			       len < sizeof(stats) ? len : sizeof(stats));
+	}
+	lost->tx = stats.tx_errors + stats.tx_dropped;
+	lost->rx = stats.rx_errors + stats.rx_dropped;
+}
+
+int rtnl_link_lost(struct rtnl *rtnl, uint32_t ifindex, struct rtnl_lost *ret_lost)
+{
+	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
+	struct rtnl_lost lost = { 0 };
+	struct ifinfomsg *ifi;
+	struct nlmsghdr *nlh;
+	void *body;
+	int r;
+
+	nlh = rtnl_message(buf, RTM_GETLINK, NLM_F_ACK, sizeof(*ifi), &body);
+	ifi = body;
+	ifi->ifi_index = (int)ifindex;
+	r = rtnl_request(rtnl, nlh, on_stats, &lost);
+	if (r == 0)
+		*ret_lost = lost;
+	return r;
 }

@@ -7,7 +7,8 @@
  * there is to: a unicast route by an Ethernet link that is up, without an
  * encapsulation of its own (lwtunnel), to a neighbour whose address is known,
  * and when no IPsec policy is there at all, for which one would apply is the
- * kernel's to say. Everything else is left to the VXLAN device.
+ * kernel's to say. Everything else is left to the VXLAN device, and the reason
+ * is kept for who asks. The rules are in route.c, without a socket.
  *
  * The kernel is asked, not imitated: one request for the route to this address
  * from that one, one for the neighbour. A third tells it that the neighbour is
@@ -22,13 +23,12 @@
 #include <errno.h>
 #include <linux/neighbour.h>
 #include <linux/xfrm.h>
-#include <net/if_arp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 
-#define USABLE (NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT)
+#define GROUP(number) (1U << ((number)-1))
 
 static void put_addr(struct nlmsghdr *nlh, uint16_t type, const struct addr *addr)
 {
@@ -43,69 +43,16 @@ static uint8_t family(const struct addr *addr)
 	return addr_is_v4(addr) ? AF_INET : AF_INET6;
 }
 
-/* ---- route ------------------------------------------------------------------ */
-
-struct route_answer {
-	uint32_t ifindex, mtu;
-	struct addr gateway; /* null: the address itself is the neighbour */
-	bool plain, seen;
-};
-
-static uint32_t metrics_mtu(const struct nlattr *metrics)
-{
-	const struct nlattr *attr;
-
-	mnl_attr_for_each_nested(attr, metrics)
-	{
-		if (mnl_attr_get_type(attr) == RTAX_MTU &&
-		    mnl_attr_validate(attr, MNL_TYPE_U32) >= 0)
-			return mnl_attr_get_u32(attr);
-	}
-	return 0;
-}
-
 static void on_route(const struct nlmsghdr *nlh, void *userdata)
 {
-	struct route_answer *answer = userdata;
-	const struct rtmsg *rtm = mnl_nlmsg_get_payload(nlh);
-	const struct nlattr *attr;
-
-	if (nlh->nlmsg_type != RTM_NEWROUTE)
-		return;
-	answer->seen = true;
-	answer->plain = rtm->rtm_type == RTN_UNICAST;
-	mnl_attr_for_each(attr, nlh, sizeof(*rtm))
-	{
-		switch (mnl_attr_get_type(attr)) {
-		case RTA_OIF:
-			answer->ifindex = mnl_attr_get_u32(attr);
-			break;
-		case RTA_GATEWAY:
-			if (addr_from_wire(mnl_attr_get_payload(attr),
-					   mnl_attr_get_payload_len(attr), &answer->gateway) < 0)
-				answer->plain = false;
-			break;
-		case RTA_METRICS:
-			answer->mtu = metrics_mtu(attr);
-			break;
-		case RTA_VIA:
-		case RTA_ENCAP:
-		case RTA_ENCAP_TYPE:
-		case RTA_MULTIPATH:
-		case RTA_NEWDST:
-			answer->plain = false;
-			break;
-		default:
-			break;
-		}
-	}
+	rtnl_route_parse(nlh, userdata);
 }
 
+/* 0, also when there is none. */
 static int route_get(struct rtnl *rtnl, const struct addr *to, const struct addr *from,
-		     struct route_answer *ret_answer)
+		     struct rtnl_route *ret_route)
 {
 	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
-	struct route_answer answer = { .ifindex = 0 };
 	struct nlmsghdr *nlh;
 	struct rtmsg *rtm;
 	void *body;
@@ -117,43 +64,20 @@ static int route_get(struct rtnl *rtnl, const struct addr *to, const struct addr
 	rtm->rtm_dst_len = rtm->rtm_src_len = addr_is_v4(to) ? 32 : 128;
 	put_addr(nlh, RTA_DST, to);
 	put_addr(nlh, RTA_SRC, from);
-	r = rtnl_request(rtnl, nlh, on_route, &answer);
-	if (r < 0)
-		return r;
-	if (!answer.seen || !answer.plain)
-		return -EOPNOTSUPP;
-	*ret_answer = answer;
-	return 0;
+	*ret_route = (struct rtnl_route){ .found = false };
+	r = rtnl_request(rtnl, nlh, on_route, ret_route);
+	/* Its ways to say so; -EINVAL: the source is not one of ours. */
+	return r == -ENETUNREACH || r == -EHOSTUNREACH || r == -EINVAL || r == -EACCES ? 0 : r;
 }
-
-/* ---- neighbour -------------------------------------------------------------- */
-
-struct neighbour_answer {
-	uint8_t mac[6];
-	bool usable;
-};
 
 static void on_neighbour(const struct nlmsghdr *nlh, void *userdata)
 {
-	struct neighbour_answer *answer = userdata;
-	const struct ndmsg *ndm = mnl_nlmsg_get_payload(nlh);
-	const struct nlattr *attr;
-
-	if (nlh->nlmsg_type != RTM_NEWNEIGH || !(ndm->ndm_state & USABLE))
-		return;
-	mnl_attr_for_each(attr, nlh, sizeof(*ndm))
-	{
-		if (mnl_attr_get_type(attr) == NDA_LLADDR &&
-		    mnl_attr_get_payload_len(attr) == sizeof(answer->mac)) {
-			memcpy(answer->mac, mnl_attr_get_payload(attr), sizeof(answer->mac));
-			answer->usable = true;
-		}
-	}
+	rtnl_neighbour_parse(nlh, userdata);
 }
 
 static int neighbour_request(struct rtnl *rtnl, uint16_t type, uint16_t nl_flags, uint8_t ndm_flags,
 			     uint32_t ifindex, const struct addr *addr,
-			     struct neighbour_answer *ret_answer)
+			     struct rtnl_neighbour *ret_answer)
 {
 	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
 	struct nlmsghdr *nlh;
@@ -169,46 +93,39 @@ static int neighbour_request(struct rtnl *rtnl, uint16_t type, uint16_t nl_flags
 	return rtnl_request(rtnl, nlh, ret_answer ? on_neighbour : NULL, ret_answer);
 }
 
-int rtnl_path_find(struct rtnl *rtnl, const struct addr *to, const struct addr *from,
+int rtnl_path_find(struct rtnl *rtnl, const struct addr *to, const struct addr *from, bool ipsec,
 		   struct rtnl_path *ret_path)
 {
-	struct neighbour_answer neighbour = { .usable = false };
-	struct route_answer route = { .ifindex = 0 };
-	const struct rtnl_link *link;
+	struct rtnl_neighbour neighbour = { .usable = false };
+	struct rtnl_route route = { .found = false };
 	struct rtnl_path path;
-	int r;
+	int r = 0;
 
-	if (addr_is_v4(to) != addr_is_v4(from))
-		return -EAFNOSUPPORT;
-	r = route_get(rtnl, to, from, &route);
+	if (addr_is_v4(to) == addr_is_v4(from))
+		r = route_get(rtnl, to, from, &route);
 	if (r < 0)
 		return r;
-	link = rtnl_link_by_index(rtnl, route.ifindex);
-	if (!link || !link->ethernet || !link->up || !link->carrier)
-		return -ENETDOWN;
-	path = (struct rtnl_path){
-		.ifindex = route.ifindex,
-		.mtu = route.mtu && route.mtu < link->mtu ? route.mtu : link->mtu,
-		.next_hop = addr_is_null(&route.gateway) ? *to : route.gateway,
-	};
-	memcpy(path.from_mac, link->mac, sizeof(path.from_mac));
+	rtnl_path_begin(to, from, ipsec, &route, rtnl_link_by_index(rtnl, route.ifindex), &path);
+	if (path.way != RTNL_WAY_DIRECT) {
+		*ret_path = path;
+		return 0;
+	}
 	r = neighbour_request(rtnl, RTM_NEWNEIGH, NLM_F_CREATE, NTF_USE, path.ifindex,
 			      &path.next_hop, NULL);
 	if (r == 0)
 		r = neighbour_request(rtnl, RTM_GETNEIGH, 0, 0, path.ifindex, &path.next_hop,
 				      &neighbour);
-	if (r < 0)
+	if (r < 0 && r != -ENOENT)
 		return r;
-	if (!neighbour.usable)
-		return -EAGAIN;
-	memcpy(path.to_mac, neighbour.mac, sizeof(path.to_mac));
+	rtnl_path_end(&neighbour, &path);
 	*ret_path = path;
 	return 0;
 }
 
 /* ---- IPsec ------------------------------------------------------------------ */
 
-/* Policies of this network namespace, for what leaves; -errno: not known. */
+/* Policies of this network namespace; -errno: not known. What comes in counts, too:
+ * taken at the link, it would not be asked whether it was encrypted. */
 static int xfrm_policies(struct rtnl *rtnl)
 {
 	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
@@ -231,16 +148,16 @@ static int xfrm_policies(struct rtnl *rtnl)
 		if (mnl_attr_get_type(attr) == XFRMA_SPD_INFO &&
 		    mnl_attr_get_payload_len(attr) >= sizeof(*info)) {
 			info = mnl_attr_get_payload(attr);
-			return info->outcnt > INT32_MAX ? INT32_MAX : (int)info->outcnt;
+			return info->outcnt || info->incnt;
 		}
 	}
 	return -EPROTO;
 }
 
-bool rtnl_paths_possible(struct rtnl *rtnl)
+bool rtnl_has_policies(struct rtnl *rtnl)
 {
 	/* A kernel without IPsec does not know the socket. */
-	return !rtnl->xfrm || xfrm_policies(rtnl) == 0;
+	return rtnl->xfrm && xfrm_policies(rtnl) != 0;
 }
 
 /* ---- changes ---------------------------------------------------------------- */
@@ -249,14 +166,17 @@ int rtnl_watch_start(struct rtnl *rtnl)
 {
 	int r;
 
-	r = rtnl_open_socket(NETLINK_ROUTE, RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE,
+	r = rtnl_open_socket(NETLINK_ROUTE,
+			     RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE |
+				     RTMGRP_IPV4_RULE | GROUP(RTNLGRP_IPV6_RULE) |
+				     GROUP(RTNLGRP_NEXTHOP),
 			     &rtnl->watch);
 	if (r < 0)
 		return r;
 	r = rtnl_open_socket(NETLINK_XFRM, 0, &rtnl->xfrm);
 	if (r < 0)
 		return r == -EPROTONOSUPPORT ? 0 : r;
-	return rtnl_open_socket(NETLINK_XFRM, 1U << (XFRMNLGRP_POLICY - 1), &rtnl->xfrm_watch);
+	return rtnl_open_socket(NETLINK_XFRM, GROUP(XFRMNLGRP_POLICY), &rtnl->xfrm_watch);
 }
 
 int rtnl_watch_fd(const struct rtnl *rtnl, bool xfrm)

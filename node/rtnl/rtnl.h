@@ -57,26 +57,52 @@ bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr);
 /* The interface that has it; 0: none. */
 uint32_t rtnl_address_link(struct rtnl *rtnl, const struct addr *addr);
 
+/* Packets that the link's driver could not send, and could not take in. */
+struct rtnl_lost {
+	uint64_t tx, rx;
+};
+int rtnl_link_lost(struct rtnl *rtnl, uint32_t ifindex, struct rtnl_lost *ret_lost);
+
 /* Does somebody filter or shape what leaves by the link (qdisc, clsact filter)? */
 bool rtnl_egress_is_plain(struct rtnl *rtnl, uint32_t ifindex);
 
 /* ---- path.c: can packets to a node be written right onto a link? ------------ */
 
+/* They can, or why not. In the order in which it is looked at. */
+enum rtnl_way {
+	RTNL_WAY_DIRECT = 0,
+	RTNL_WAY_UNKNOWN, /* the kernel was not asked, or did not say */
+	RTNL_WAY_FAMILY,  /* the two addresses are not of one family */
+	RTNL_WAY_NO_ROUTE,
+	RTNL_WAY_ROUTE,	    /* one with an encapsulation, of several hops, to ourselves, … */
+	RTNL_WAY_IPSEC,	    /* policies: whether one applies is the kernel's to say */
+	RTNL_WAY_LINK,	    /* not Ethernet: a tunnel, or no link that is known */
+	RTNL_WAY_DOWN,	    /* no carrier, or taken down */
+	RTNL_WAY_NEIGHBOUR, /* its link-layer address is not known (yet) */
+	RTNL_WAY_SETTING,   /* it could, and shall not: the caller's */
+};
+
 struct rtnl_path {
+	enum rtnl_way way;
+	/* As far as it was found: 0 or null is not. */
 	uint32_t ifindex;
 	uint32_t mtu;
 	struct addr next_hop;
 	uint8_t to_mac[6], from_mac[6];
 };
 
-/* 0, or -errno: not now. Tells the kernel that the neighbour is in use. */
-int rtnl_path_find(struct rtnl *rtnl, const struct addr *to, const struct addr *from,
+/* 0, also when the answer is no; -errno: not known. Tells the kernel that the
+ * neighbour is in use. ipsec: rtnl_has_policies(). */
+int rtnl_path_find(struct rtnl *rtnl, const struct addr *to, const struct addr *from, bool ipsec,
 		   struct rtnl_path *ret_path);
 
-/* False where IPsec policies are. */
-bool rtnl_paths_possible(struct rtnl *rtnl);
+/* A phrase for people: "no route". */
+const char *rtnl_way_text(enum rtnl_way way);
 
-/* What may change a path, but for links: routes and policies; neighbours. */
+/* Are there IPsec policies, or is that not known? */
+bool rtnl_has_policies(struct rtnl *rtnl);
+
+/* What may change a path, but for links: routes, rules and policies; neighbours. */
 struct rtnl_watch_ops {
 	void (*on_route)(void *userdata);
 	void (*on_neighbour)(uint32_t ifindex, const struct addr *addr, void *userdata);

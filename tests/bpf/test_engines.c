@@ -8,6 +8,7 @@
  *   near   ── p1 ┘                        └ q1 ── spare
  */
 #include <arpa/inet.h>
+#include <bpf/bpf.h>
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
 #include <errno.h>
@@ -36,6 +37,8 @@
 #define GROUP_V6    "ff15::77"
 #define SEGMENT_LEN 1000
 #define DOWN_TRIES  2000
+
+#define TCX_INGRESS 46
 
 #define SETTLE_TICKS   3
 #define SETTLE_TICK_MS 2000
@@ -549,6 +552,83 @@ Test(engines, a_port_that_leaves_a_fan_keeps_its_program_for_a_while)
 	cr_expect_eq(access(path, F_OK), 0, "the program is gone at once");
 	settle(&m);
 	cr_expect_neq(access(path, F_OK), 0, "the program stays");
+	mesh_close(&m);
+}
+
+static struct datapath_damage port_check(const struct mesh *m, uint32_t ifindex)
+{
+	struct datapath_damage damage = { 0 };
+
+	datapath_port_check(m->a, ifindex, &damage);
+	return damage;
+}
+
+/* Without it copies of a fan would enter the host as the workload's own. */
+Test(engines, a_program_that_somebody_takes_off_is_back)
+{
+	struct engine engine = { "direct, peer, fan", true, true, true, false };
+	uint32_t p1;
+	struct mesh m;
+
+	if (!mesh_open(&engine, &m))
+		return;
+	p1 = harness_ifindex("p", 1);
+	cr_expect_eq(port_check(&m, p1).n, 0);
+	harness_run("rm " HARNESS_ROOT "/" MCMESH_LAYOUT "/links/%u", p1);
+	cr_expect_eq(port_check(&m, p1).n, 1);
+	cr_expect_eq(datapath_fans_used(m.a), 0, "its lists keep their fans");
+	cr_expect_eq(port_check(&m, p1).n, 0, "it is not back");
+	settle(&m);
+	check_datagram(&m, AF_INET, 64, 1);
+	settle(&m);
+	check_datagram(&m, AF_INET, 64, 2);
+	expect_nothing(&m, "near", m.near);
+	mesh_close(&m);
+}
+
+Test(engines, a_program_that_comes_before_ours_goes_behind)
+{
+	LIBBPF_OPTS(bpf_link_create_opts, before, .flags = 1U << 3);
+	struct engine engine = { "direct, peer", true, true, false, false };
+	_cleanup_close_ int prog = -1, other = -1;
+	uint32_t p0;
+	struct mesh m;
+
+	if (!mesh_open(&engine, &m))
+		return;
+	p0 = harness_ifindex("p", 0);
+	/* To it everything is somebody else's packet, and to be dropped. */
+	prog = bpf_obj_get(HARNESS_ROOT "/" MCMESH_LAYOUT "/progs/overlay");
+	other = bpf_link_create(prog, (int)p0, TCX_INGRESS, &before);
+	if (other < 0) {
+		cr_skip_test("no TCX");
+		return;
+	}
+	cr_expect_eq(port_check(&m, p0).n, 1);
+	cr_expect_eq(port_check(&m, p0).n, 0);
+	check_datagram(&m, AF_INET, 64, 1);
+	mesh_close(&m);
+}
+
+Test(engines, programs_of_overlay_and_underlay_are_looked_at_too)
+{
+	static const char *const names[] = { "overlay", "underlay-*" };
+	struct engine engine = { "direct, peer", true, true, false, false };
+	struct mesh m;
+
+	if (!mesh_open(&engine, &m))
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		struct datapath_damage damage = { 0 };
+
+		harness_run("rm " HARNESS_ROOT "/" MCMESH_LAYOUT "/links/%s", names[i]);
+		datapath_devices_check(m.a, &damage);
+		cr_expect_eq(damage.n, 1, "%s", names[i]);
+		cr_expect(strstr(damage.first, i ? "underlay" : "overlay"), "%s", damage.first);
+		damage.n = 0;
+		datapath_devices_check(m.a, &damage);
+		cr_expect_eq(damage.n, 0, "%s: %s", names[i], damage.first);
+	}
 	mesh_close(&m);
 }
 

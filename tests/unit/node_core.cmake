@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-foreach(part fib mirror rota sending settings uplink)
+foreach(part fib mirror rota sending settings uplink ways)
 	mcmesh_test(test_node_${part} SOURCES unit/node/${part}.c LIBS mcmesh_node_core)
 endforeach()
