@@ -53,10 +53,12 @@ static __noinline int route_find(const struct dp_route_key *key, struct dp_route
 /* A clone to the port that was held back. */
 static __always_inline void send_held(struct __sk_buff *skb, struct replicate *r)
 {
-	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &r->held);
-	__u32 len = skb->len;
+	/* A key of its own: where r is a global function's argument, kernels before
+	 * 6.3 do not take a pointer into it. */
+	__u32 held = r->held, len = skb->len;
+	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &held);
 
-	if (!r->held || !c)
+	if (!held || !c)
 		return;
 	r->held = 0;
 	count_copy(c, bpf_clone_redirect(skb, r->held_ifindex, 0), len);
@@ -122,7 +124,8 @@ __noinline int replicate_chunk(struct __sk_buff *skb, struct replicate *r, __u32
 /* The port that is left, as the packet itself where that is safe. The verdict. */
 static __always_inline int send_last(struct __sk_buff *skb, struct replicate *r)
 {
-	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &r->held);
+	__u32 held = r->held;
+	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &held);
 
 	if (r->keep || !c || !packet_fits(skb, r->held_mtu)) {
 		send_held(skb, r);

@@ -90,8 +90,9 @@ static __always_inline bool tunnel_read_ipv6(struct __sk_buff *skb, const struct
 	return true;
 }
 
-/* Is it a plain packet of a tunnel to us? *ret_tunnel is set only then. */
-static __always_inline bool tunnel_read(struct __sk_buff *skb, struct tunnel *ret_tunnel)
+/* Is it a plain packet of a tunnel to us? *ret_tunnel is set only then. A function
+ * of its own, so that its headers are off the stack before the copies are made. */
+static __noinline bool tunnel_read(struct __sk_buff *skb, struct tunnel *ret_tunnel)
 {
 	struct dp_config *conf;
 	__u32 zero = 0;
