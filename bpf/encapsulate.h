@@ -69,7 +69,7 @@ struct replicate {
 	__u32 from_ifindex; /* no copy back; 0: from the overlay */
 	__u32 skip_bridge;  /* its ports get the packet from it; 0: none */
 	__u32 to_remotes;
-	__u32 keep;    /* the host gets the packet too, as it is */
+	__u32 keep;    /* copies are clones only: the host gets the packet too, or is_ptp() */
 	__u32 no_peer; /* bpf_redirect_peer() would be wrong of this packet */
 	__u32 held;    /* port that is to get the next copy; 0: none */
 	__u32 held_ifindex, held_mtu, held_peer;

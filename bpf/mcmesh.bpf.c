@@ -199,6 +199,7 @@ int mcmesh_port(struct __sk_buff *skb)
 		rc = port_control(skb, id, port, c);
 	} else if (class == CLASS_DATA) {
 		r.to_remotes = 1;
+		r.keep = is_ptp(&p);
 		rc = send_data(skb, &r, &p, port->segment);
 	} else {
 		rc = class;

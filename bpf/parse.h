@@ -34,6 +34,10 @@ struct packet {
 
 #define IPV6_EXTENSIONS_MAX 8
 
+#define PTP_IPV4    0xe0000181 /* 224.0.1.129 */
+#define PTP_IPV6    0x181      /* ff0x::181 */
+#define PTP_DOMAINS 4
+
 #define IP_DONT_FRAGMENT  0x4000
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET_MASK	  0x1fff
@@ -61,6 +65,21 @@ static __always_inline bool mac_is_group(const __u8 *mac)
 {
 	return (mac[0] == 0x01 && mac[1] == 0x00 && mac[2] == 0x5e) ||
 	       (mac[0] == 0x33 && mac[1] == 0x33);
+}
+
+/*
+ * To a group of PTP (IEEE 1588 annexes C and D)? Its senders ask for the time at
+ * which a packet left. Each device that the packet itself, and not a clone, goes
+ * out by tells their socket one; ptp4l takes a second for an error.
+ */
+static __always_inline bool is_ptp(const struct packet *p)
+{
+	const __u32 *g = (const __u32 *)p->key.group;
+
+	if (p->key.group[0] == 0xff)
+		return !(g[0] & bpf_htonl(0xffff)) && !g[1] && !g[2] &&
+		       bpf_ntohl(g[3]) - PTP_IPV6 < PTP_DOMAINS;
+	return bpf_ntohl(g[3]) - PTP_IPV4 < PTP_DOMAINS;
 }
 
 static __always_inline int classify_ipv4(struct __sk_buff *skb, struct packet *p)
