@@ -18,6 +18,7 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "deploy/lab"))
 sys.path.insert(0, str(TOP / "tests/e2e"))
 
+import apps  # noqa: E402
 import certificates  # noqa: E402
 import programs  # noqa: E402
 import sockets  # noqa: E402
@@ -245,6 +246,42 @@ def client(stubs):
         return [json.loads(row) for row in done.stdout.splitlines()]
 
     return run
+
+
+MEASURED = []
+
+
+@pytest.fixture
+def measured(record_property):
+    """measured("…"): said at the end of the run, by tests/run too."""
+
+    def say(text):
+        MEASURED.append(text)
+        record_property("measured", text)
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter):
+    if MEASURED:
+        terminalreporter.section("measured")
+    for text in MEASURED:
+        terminalreporter.write_line(text)
+
+
+@pytest.fixture
+def app(lab, tmp_path):
+    """app("n1p1", "iperf", …): a program in a workload, ended with the test."""
+    directory, started = tmp_path / "apps", []
+    directory.mkdir()
+
+    def start(name, *line, env=None):
+        started.append(apps.App(directory, name, line, env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
 
 
 @pytest.fixture
