@@ -130,8 +130,11 @@ static int queue_run(struct rpc *rpc, gpr_timespec deadline, int looks)
 	int n = 0, left = looks;
 
 	while (n < RPC_TURN_MAX && left) {
-		grpc_event ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
+		grpc_event ev;
 
+		atomic_fetch_add(&rpc->library, 1);
+		ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
+		atomic_fetch_add(&rpc->library, 1);
 		deadline = deadline_of(0);
 		left = ev.type == GRPC_OP_COMPLETE ? looks : left - 1;
 		if (ev.type != GRPC_OP_COMPLETE)

@@ -179,7 +179,8 @@ int rpc_server_start(struct rpc_server *server);
 struct rpc_server_counters {
 	uint64_t expired; /* calls refused or ended because their certificate was over */
 	uint64_t shut;	  /* how often new connections had to wait: nearly no descriptors left */
-	uint64_t flooded; /* calls refused: too many a second on one connection */
+	uint64_t flooded; /* calls refused: too many of one connection or certificate */
+	uint64_t cut;	  /* connections ended: they left the loop no time for others */
 };
 
 struct rpc_server_counters rpc_server_counters(const struct rpc_server *server);

@@ -55,6 +55,8 @@ static void call_free(struct rpc_call *call)
 	if (call->received)
 		grpc_byte_buffer_destroy(call->received);
 	gpr_free(call->peer);
+	if (call->booked)
+		call->identity->open_calls--;
 	rpc_identity_free(call->identity);
 	free(call->finish_text);
 	free(call);

@@ -13,7 +13,8 @@
  *
  * The kernel gives the lowest free number, so "all below a threshold are taken"
  * is one fcntl(2). The library accepts in a loop that a fast stranger can keep
- * busy, hence a thread of the guard's own; it touches nothing else.
+ * busy, hence a thread of the guard's own; it touches nothing else. It also looks
+ * for those who flood (rpc_flood.c).
  */
 #include <dirent.h>
 #include <errno.h>
@@ -37,7 +38,9 @@
 
 struct rpc_guard {
 	int *fds; /* the library's: not ours to close */
+	uint16_t *ports;
 	size_t n;
+	struct rpc_flood *flood;
 	int reserve, shut_at, open_at;
 	bool is_shut;
 	atomic_uint_fast64_t shut;
@@ -72,14 +75,17 @@ static void guard_measure(struct rpc_guard *guard)
 	guard->open_at = guard->shut_at - guard->shut_at / 8;
 }
 
-static int guard_add(struct rpc_guard *guard, int fd)
+static int guard_add(struct rpc_guard *guard, int fd, int port)
 {
 	int *fds = reallocarray(guard->fds, guard->n + 1, sizeof(*fds));
+	uint16_t *ports = reallocarray(guard->ports, guard->n + 1, sizeof(*ports));
 	int backlog;
 
-	if (!fds)
+	guard->fds = fds ?: guard->fds;
+	guard->ports = ports ?: guard->ports;
+	if (!fds || !ports)
 		return -ENOMEM;
-	guard->fds = fds;
+	guard->ports[guard->n] = (uint16_t)port;
 	guard->fds[guard->n++] = fd;
 	/* What waits there counts against the reserve: not more than half of it. */
 	guard_measure(guard);
@@ -113,21 +119,30 @@ int rpc_guard_listen(struct rpc_guard **guard, int port)
 		int fd = atoi(entry->d_name);
 
 		if (fd > 0 && listens_on(fd, port))
-			r = guard_add(g, fd);
+			r = guard_add(g, fd, port);
 	}
 	closedir(dir);
 	return r;
 }
 
+/* On the listening sockets: nobody, but those who are banned, or all. */
+static void guard_filter(struct rpc_guard *guard)
+{
+	struct sock_filter code[RPC_FLOOD_FILTER_MAX] = { BPF_STMT(BPF_RET | BPF_K, 0) };
+	struct sock_fprog program = { 1, code };
+
+	if (!guard->is_shut)
+		program.len = (unsigned short)rpc_flood_filter(guard->flood, code);
+	for (size_t i = 0; i < guard->n; i++)
+		setsockopt(guard->fds[i], SOL_SOCKET,
+			   program.len ? SO_ATTACH_FILTER : SO_DETACH_FILTER, &program,
+			   sizeof(program));
+}
+
 static void guard_set(struct rpc_guard *guard, bool shut)
 {
-	struct sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
-	const struct sock_fprog program = { 1, &drop };
-
-	for (size_t i = 0; i < guard->n; i++)
-		setsockopt(guard->fds[i], SOL_SOCKET, shut ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
-			   &program, sizeof(program));
 	guard->is_shut = shut;
+	guard_filter(guard);
 	atomic_fetch_add(&guard->shut, shut);
 }
 
@@ -144,6 +159,8 @@ static void guard_look(struct rpc_guard *guard)
 		guard_set(guard, true);
 	else if (guard->is_shut && lowest < guard->open_at)
 		guard_set(guard, false);
+	if (guard->flood && rpc_flood_look(guard->flood, guard->ports, guard->n))
+		guard_filter(guard);
 }
 
 static void *guard_thread(void *arg)
@@ -156,13 +173,14 @@ static void *guard_thread(void *arg)
 	return NULL;
 }
 
-int rpc_guard_start(struct rpc_guard *guard)
+int rpc_guard_start(struct rpc_guard *guard, struct rpc *rpc)
 {
 	sigset_t all, old;
 	int r;
 
 	if (!guard || !guard->n)
 		return 0;
+	guard->flood = rpc_flood_new(rpc);
 	guard->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (guard->stop_fd < 0)
 		return -errno;
@@ -192,11 +210,18 @@ uint64_t rpc_guard_shut(const struct rpc_guard *guard)
 	return guard ? atomic_load(&((struct rpc_guard *)guard)->shut) : 0;
 }
 
+uint64_t rpc_guard_cut(const struct rpc_guard *guard)
+{
+	return guard ? rpc_flood_cut(guard->flood) : 0;
+}
+
 void rpc_guard_free(struct rpc_guard *guard)
 {
 	if (!guard)
 		return;
 	rpc_guard_stop(guard);
+	rpc_flood_free(guard->flood);
 	free(guard->fds);
+	free(guard->ports);
 	free(guard);
 }

@@ -19,7 +19,8 @@
 
 /* Server calls that wait for a client at any time. */
 #define RPC_ARMED_REQUESTS 512
-/* Calls of one connection, a second and at once; more are refused unread. */
+/* Calls of one connection, and of one certificate, a second and at once; more are
+ * refused unread. */
 #define RPC_CALLS_PER_SECOND_MAX 5000
 #define RPC_RATES		 1024 /* by hash of the peer */
 /* A read is put off while there is other work, but not for longer. */
@@ -31,8 +32,10 @@
 #define RPC_TURN_MAX 64
 /* What one decoded message may take: small elements grow by decoding. */
 #define RPC_DECODE_MEMORY_MAX (64u << 20)
-/* Open streams of one connection. */
-#define RPC_STREAMS_PER_CONNECTION_MAX 1024
+/* Open streams of one connection, and of one certificate on all of its connections:
+ * less than what a server has for all of its clients. */
+#define RPC_STREAMS_PER_CONNECTION_MAX 256
+#define RPC_STREAMS_PER_IDENTITY_MAX   192
 #define RPC_METADATA_MAX	       4 /* of one call from here */
 #define RPC_CLIENT_KEEPALIVE_MS	       1000
 #define RPC_SERVER_KEEPALIVE_MS	       10000
@@ -77,6 +80,7 @@ struct rpc {
 
 	grpc_channel *lame;
 	atomic_bool woken;
+	atomic_uint library; /* odd while rpc_poll() is in the library */
 
 	/* rpc_new_on_event(): the mailbox between the queue thread and the loop. */
 	struct sd_event *event;
@@ -96,6 +100,7 @@ struct rpc_call {
 	struct rpc_call *prev, *next;
 	struct rpc_call *rest_prev, *rest_next;
 	bool rests;
+	bool booked;		   /* with its identity */
 	struct rpc_server *server; /* NULL: a client's */
 	grpc_call *call;
 	struct rpc_call_ops ops;
@@ -150,10 +155,7 @@ struct rpc_server {
 	struct rpc_tls *tls;
 	struct rpc_guard *guard;
 	struct rpc_request *idle; /* slots to be armed when the queue is empty */
-	struct rpc_rate {
-		uint64_t at_ms;
-		uint32_t tokens;
-	} rates[RPC_RATES];
+	struct rpc_rate rates[RPC_RATES];
 	uint64_t flooded;
 	uint64_t expiry_at_ms; /* the next look at the calls' certificates; 0: none */
 	uint64_t expired;
@@ -210,11 +212,26 @@ uint64_t rpc_server_next_ms(const struct rpc_server *server);
 struct rpc_guard;
 /* Guards the sockets that listen on the port; *guard is made with the first. */
 int rpc_guard_listen(struct rpc_guard **guard, int port);
-int rpc_guard_start(struct rpc_guard *guard);
+/* On the thread that runs the loop. */
+int rpc_guard_start(struct rpc_guard *guard, struct rpc *rpc);
 /* Before the listeners go: their numbers may become others'. */
 void rpc_guard_stop(struct rpc_guard *guard);
 uint64_t rpc_guard_shut(const struct rpc_guard *guard);
+uint64_t rpc_guard_cut(const struct rpc_guard *guard);
 void rpc_guard_free(struct rpc_guard *guard);
+
+/* rpc_flood.c: the guard's, and on its thread but for new and free. */
+#define RPC_FLOOD_FILTER_MAX 192
+struct rpc_flood;
+struct sock_filter;
+struct rpc_flood *rpc_flood_new(struct rpc *rpc);
+void rpc_flood_free(struct rpc_flood *flood);
+/* Looks at who keeps the loop from its work; true: the filter is another. */
+bool rpc_flood_look(struct rpc_flood *flood, const uint16_t *ports, size_t n_ports);
+/* Drops what banned addresses send; 0: nobody is banned. */
+size_t rpc_flood_filter(const struct rpc_flood *flood, struct sock_filter *code);
+/* Connections that were cut off. */
+uint64_t rpc_flood_cut(const struct rpc_flood *flood);
 
 /* rpc_tls.c */
 /* Until rpc_tls_release(): gRPC may ask for a pair at any time. */

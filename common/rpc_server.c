@@ -203,6 +203,55 @@ static void server_check_expiry(struct rpc_server *server, uint64_t now_ms)
 	server->expiry_at_ms = next_ms;
 }
 
+static bool rate_take(struct rpc_rate *rate)
+{
+	uint64_t now_ms = rpc_now_ms(), more;
+
+	more = rate->tokens + (now_ms - rate->at_ms) * RPC_CALLS_PER_SECOND_MAX / 1000;
+	if (more != rate->tokens)
+		rate->at_ms = now_ms;
+	rate->tokens = more < RPC_CALLS_PER_SECOND_MAX ? (uint32_t)more : RPC_CALLS_PER_SECOND_MAX;
+	if (!rate->tokens)
+		return false;
+	rate->tokens--;
+	return true;
+}
+
+/* Of each connection; who shares a hash shares it. */
+static bool connection_allows(struct rpc_server *server, grpc_call *core)
+{
+	char *peer = grpc_call_get_peer(core);
+	uint32_t hash = 0;
+
+	for (const char *p = peer; *p; p++)
+		hash = hash * 31 + (uint8_t)*p;
+	gpr_free(peer);
+	return rate_take(&server->rates[hash % RPC_RATES]);
+}
+
+/* Of each certificate, however many connections it has. */
+static bool identity_allows(struct rpc_server *server, struct rpc_call *call)
+{
+	struct rpc_identity *identity = call->identity;
+	const char *who = identity->subject ?: "the caller";
+
+	if (identity->open_calls >= RPC_STREAMS_PER_IDENTITY_MAX)
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED,
+				"the certificate of %s has %u calls open, which is all it may", who,
+				identity->open_calls);
+	else if (!rate_take(&identity->rate))
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED,
+				"the certificate of %s makes more than %u calls a second", who,
+				RPC_CALLS_PER_SECOND_MAX);
+	if (call->finishing) {
+		server->flooded++;
+		return false;
+	}
+	identity->open_calls++;
+	call->booked = true;
+	return true;
+}
+
 static void call_authorize(struct rpc_server *server, struct rpc_call *call, const char *path)
 {
 	char why[RPC_REFUSAL_MAX] = "";
@@ -213,9 +262,12 @@ static void call_authorize(struct rpc_server *server, struct rpc_call *call, con
 		rpc_call_finish(call, RPC_UNAUTHENTICATED, "the certificate cannot be read");
 		return;
 	}
-	if (call->identity)
+	if (call->identity) {
 		call_check_expiry(server, call, rpc_now_ms(), &server->expiry_at_ms);
-	if (call->finishing || !server->authorize)
+		if (call->finishing || !identity_allows(server, call))
+			return;
+	}
+	if (!server->authorize)
 		return;
 	status = server->authorize(call, path, server->authorize_userdata, why);
 	if (status != RPC_OK)
@@ -229,28 +281,6 @@ static void request_free(struct rpc_request *request)
 	grpc_call_details_destroy(&request->details);
 	grpc_metadata_array_destroy(&request->metadata);
 	free(request);
-}
-
-/* A token bucket for each connection; who shares a hash shares it. */
-static bool rate_allows(struct rpc_server *server, grpc_call *core)
-{
-	char *peer = grpc_call_get_peer(core);
-	uint64_t now_ms = rpc_now_ms(), more;
-	struct rpc_rate *rate;
-	uint32_t hash = 0;
-
-	for (const char *p = peer; *p; p++)
-		hash = hash * 31 + (uint8_t)*p;
-	gpr_free(peer);
-	rate = &server->rates[hash % RPC_RATES];
-	more = rate->tokens + (now_ms - rate->at_ms) * RPC_CALLS_PER_SECOND_MAX / 1000;
-	if (more != rate->tokens)
-		rate->at_ms = now_ms;
-	rate->tokens = more < RPC_CALLS_PER_SECOND_MAX ? (uint32_t)more : RPC_CALLS_PER_SECOND_MAX;
-	if (!rate->tokens)
-		return false;
-	rate->tokens--;
-	return true;
 }
 
 static void call_drop(grpc_call *core, const char *why)
@@ -309,7 +339,7 @@ static void request_arrived(struct rpc_tag *tag, bool ok)
 		server_check_stopped(server);
 		return;
 	}
-	if (rate_allows(server, request->call)) {
+	if (connection_allows(server, request->call)) {
 		server_accept(server, request);
 	} else {
 		server->flooded++;
@@ -465,7 +495,7 @@ void rpc_server_set_serving(struct rpc_server *server, bool serving)
 
 int rpc_server_start(struct rpc_server *server)
 {
-	int r = rpc_guard_start(server->guard);
+	int r = rpc_guard_start(server->guard, server->rpc);
 
 	if (r < 0)
 		return r;
@@ -512,7 +542,7 @@ uint64_t rpc_server_next_ms(const struct rpc_server *server)
 struct rpc_server_counters rpc_server_counters(const struct rpc_server *server)
 {
 	return (struct rpc_server_counters){ server->expired, rpc_guard_shut(server->guard),
-					     server->flooded };
+					     server->flooded, rpc_guard_cut(server->guard) };
 }
 
 static void server_cancel_in(struct rpc_server *server, uint64_t grace_ms)

@@ -17,7 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define N_METHODS 4
+#define N_METHODS   4
+#define STREAMS_MAX 1024 /* open health watches and reflection streams */
 
 struct text {
 	const uint8_t *p;
@@ -27,6 +28,7 @@ struct text {
 struct rpc_standard {
 	struct rpc_server *server;
 	struct stream *streams;
+	size_t n_streams;
 	struct rpc_method methods[N_METHODS];
 	struct text *files; /* one FileDescriptorProto each */
 	size_t n_files;
@@ -47,13 +49,15 @@ struct stream {
 static void stream_open(struct rpc_call *call, bool health)
 {
 	struct rpc_standard *standard = rpc_call_userdata(call);
-	struct stream *s = calloc(1, sizeof(*s));
+	struct stream *s = standard->n_streams < STREAMS_MAX ? calloc(1, sizeof(*s)) : NULL;
 
 	if (!s) {
 		rpc_call_set_userdata(call, NULL);
-		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED, "the server is out of memory");
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED,
+				"the server has too many such streams: try again later");
 		return;
 	}
+	standard->n_streams++;
 	*s = (struct stream){ .standard = standard, .call = call, .told = -1, .health = health };
 	s->next = standard->streams;
 	if (s->next)
@@ -68,6 +72,7 @@ static void stream_close(struct rpc_call *call, int status, const char *text)
 
 	if (!s)
 		return;
+	s->standard->n_streams--;
 	if (s->prev)
 		s->prev->next = s->next;
 	else

@@ -73,12 +73,21 @@ struct rpc_name {
 /* More subject alternative names than that are left out. */
 #define RPC_NAMES_MAX 64
 
+/* A token bucket of calls. */
+struct rpc_rate {
+	uint64_t at_ms;
+	uint32_t tokens;
+};
+
 struct rpc_identity {
 	char *subject; /* the common name, for people; says nothing about rights */
 	struct rpc_name *names;
 	size_t n_names;
 	int64_t not_after_s;	 /* CLOCK_REALTIME */
 	unsigned int references; /* rpc_tls.c's: calls with one certificate share it */
+	/* rpc_server.c's. */
+	unsigned int open_calls;
+	struct rpc_rate rate;
 };
 
 /* DNS names compare without case, addresses and URIs as they are. */

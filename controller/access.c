@@ -267,10 +267,37 @@ void access_changed(struct controller *c, const struct controller_config *before
 
 /* ---- certificates ------------------------------------------------------------------ */
 
+/* The server's counters become ours; each kind has one line a look. */
+static void server_look(struct controller *c)
+{
+	struct rpc_server_counters now = rpc_server_counters(c->server);
+	uint64_t failed = rpc_handshakes_failed();
+
+	if (now.shut != c->counters.doors_shut)
+		log_warning("New connections wait: nearly as many are open as this process may "
+			    "have files. total=%llu",
+			    (unsigned long long)now.shut);
+	if (now.cut != c->counters.connections_cut)
+		log_warning("A connection was ended, and its address is kept out for a while: it "
+			    "left no time for the others. total=%llu",
+			    (unsigned long long)now.cut);
+	if (now.flooded != c->counters.calls_flooded)
+		log_warning("Calls were refused: too many of one client. new=%llu total=%llu",
+			    (unsigned long long)(now.flooded - c->counters.calls_flooded),
+			    (unsigned long long)now.flooded);
+	if (failed != c->counters.handshakes_failed)
+		log_warning("Handshakes failed: no certificate, a foreign one, no TLS, or too "
+			    "slow. new=%llu total=%llu",
+			    (unsigned long long)(failed - c->counters.handshakes_failed),
+			    (unsigned long long)failed);
+	c->counters.doors_shut = now.shut;
+	c->counters.connections_cut = now.cut;
+	c->counters.calls_flooded = now.flooded;
+	c->counters.handshakes_failed = failed;
+}
+
 uint64_t access_turn(struct controller *c, uint64_t now_ms)
 {
-	uint64_t failed, shut;
-
 	if (now_ms < c->access_look_ms)
 		return c->access_look_ms;
 	c->access_look_ms = now_ms + LOOK_MS;
@@ -280,19 +307,7 @@ uint64_t access_turn(struct controller *c, uint64_t now_ms)
 	}
 	if (c->tls)
 		rpc_tls_refresh(c->tls);
-	shut = rpc_server_counters(c->server).shut;
-	if (shut != c->counters.doors_shut)
-		log_warning("New connections wait: nearly as many are open as this process may "
-			    "have files. total=%llu",
-			    (unsigned long long)shut);
-	c->counters.doors_shut = shut;
-	failed = rpc_handshakes_failed();
-	if (failed != c->counters.handshakes_failed)
-		log_warning("Handshakes failed: no certificate, a foreign one, no TLS, or too "
-			    "slow. new=%llu total=%llu",
-			    (unsigned long long)(failed - c->counters.handshakes_failed),
-			    (unsigned long long)failed);
-	c->counters.handshakes_failed = failed;
+	server_look(c);
 	return c->access_look_ms;
 }
 

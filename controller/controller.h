@@ -41,7 +41,7 @@ struct controller_counters {
 	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;
 	/* segments_refused: subscriptions to segments that are not the node's. */
 	uint64_t calls_denied, hellos_denied, segments_refused, handshakes_failed;
-	uint64_t doors_shut; /* see rpc_server_counters */
+	uint64_t doors_shut, connections_cut, calls_flooded; /* see rpc_server_counters */
 };
 
 struct controller_times {

@@ -26,9 +26,11 @@ static void node_complete(const struct wait *w, Mcmesh__V1__Node *n)
 {
 	for (size_t i = 0; i < w->n_lists; i++) {
 		const Mcmesh__V1__ListNodesResponse *list = w->lists[i];
-		Mcmesh__V1__Node **found =
-			bsearch(n->name, list->nodes, list->n_nodes, sizeof(*list->nodes), by_name);
+		Mcmesh__V1__Node **found = NULL;
 
+		if (list->n_nodes)
+			found = bsearch(n->name, list->nodes, list->n_nodes, sizeof(*list->nodes),
+					by_name);
 		if (!found)
 			continue;
 		n->applied_revision = (*found)->applied_revision;

@@ -35,6 +35,7 @@ int sessions_new(struct controller *c, struct sessions **ret_sessions)
 		return -ENOMEM;
 	ss->c = c;
 	TAILQ_INIT(&ss->all);
+	TAILQ_INIT(&ss->opened);
 	TAILQ_INIT(&ss->by_sent);
 	TAILQ_INIT(&ss->throttled);
 	*ret_sessions = ss;
@@ -93,6 +94,8 @@ void session_end(struct session *s, int status, const char *text)
 	if (s->state == SESSION_ACTIVE) {
 		feed_leave(c->feed, s);
 		TAILQ_REMOVE(&c->sessions->by_sent, s, by_sent);
+	} else if (s->state == SESSION_OPENED) {
+		TAILQ_REMOVE(&c->sessions->opened, s, by_sent);
 	}
 	s->state = SESSION_ENDED;
 	reports_stop(s);
@@ -164,6 +167,11 @@ static int hello_subscribe(struct session *s, const Mcmesh__V1__Hello *h)
 		if (q->segment > REPORT_SEGMENT_MAX)
 			return hello_fail(s, RPC_INVALID_ARGUMENT,
 					  "a segment is not a VNI (0 to 16777215)");
+		/* All members instead would not be what its digests speak of. */
+		if (q->mode != MCMESH__V1__SUBSCRIPTION__MODE__ALL || q->n_groups)
+			return hello_fail(s, RPC_FAILED_PRECONDITION,
+					  "this controller serves whole segments only: subscribe "
+					  "with mode ALL and no groups");
 		if (!access_segment(s->c, s->name, q->segment)) {
 			s->c->counters.segments_refused++;
 			log_warning("A segment is not this node's: see nodes in the configuration. "
@@ -291,6 +299,13 @@ static void node_row_commit(struct session *s)
 	store_commit(s->c->store, &txn, node_committed, s);
 }
 
+static int vtep_in_use(struct session *s)
+{
+	s->c->counters.conflicts++;
+	return hello_fail(s, RPC_ALREADY_EXISTS,
+			  "another living node has this VTEP: give each node its own");
+}
+
 /* The store gave the session: the node is this stream's now. */
 static int session_take_node(struct session *s)
 {
@@ -300,8 +315,10 @@ static int session_take_node(struct session *s)
 	bool told_silent;
 
 	other = registry_find_vtep(registry, &s->vtep, s->name);
+	if (other && registry_is_alive(other))
+		return vtep_in_use(s); /* it was faster, while the store decided */
 	if (other)
-		controller_expire(s->c, other); /* not alive: see hello_conflict() */
+		controller_expire(s->c, other);
 	if (!node && registry_add(registry, s->name, controller_now_ms(), &node) < 0)
 		return hello_fail(s, RPC_RESOURCE_EXHAUSTED, "the mesh has too many nodes");
 	old = node->session;
@@ -402,11 +419,8 @@ static int hello_conflict(struct session *s, bool *ret_alive)
 	struct registry_node *node = registry_find(registry, s->name), *other;
 
 	other = registry_find_vtep(registry, &s->vtep, s->name);
-	if (other && registry_is_alive(other)) {
-		s->c->counters.conflicts++;
-		return hello_fail(s, RPC_ALREADY_EXISTS,
-				  "another living node has this VTEP: give each node its own");
-	}
+	if (other && registry_is_alive(other))
+		return vtep_in_use(s);
 	if (!node && registry_count(registry) >= s->c->config->limits.agents)
 		return hello_fail(s, RPC_RESOURCE_EXHAUSTED,
 				  "the mesh has as many agents as limits.agents allows");
@@ -452,6 +466,7 @@ static void on_hello(struct session *s, const Mcmesh__V1__Hello *h)
 		return;
 	if (hello_is_ahead(s) && controller_renew(s->c, s->name) == 0)
 		return;
+	TAILQ_REMOVE(&s->c->sessions->opened, s, by_sent);
 	s->state = SESSION_ASKING;
 	request = (struct store_session){ .node = s->name,
 					  .start_count = s->start_count,
@@ -548,6 +563,8 @@ static void sync_open(struct rpc_call *call)
 	TAILQ_INIT(&s->reports);
 	TAILQ_INIT(&s->queries);
 	TAILQ_INSERT_TAIL(&c->sessions->all, s, all);
+	TAILQ_INSERT_TAIL(&c->sessions->opened, s, by_sent);
+	s->sent_ms = controller_now_ms();
 	c->sessions->n++;
 	rpc_call_set_userdata(call, s);
 	if (c->draining)
@@ -565,6 +582,16 @@ const struct rpc_method node_service_methods[] = {
 	  NULL },
 };
 const size_t node_service_n_methods = ARRAY_SIZE(node_service_methods);
+
+/* Streams are few enough to be held by who says nothing. */
+static uint64_t opened_turn(struct sessions *ss, uint64_t now_ms)
+{
+	struct session *s;
+
+	while ((s = TAILQ_FIRST(&ss->opened)) && now_ms >= s->sent_ms + NODE_HELLO_MS)
+		hello_fail(s, RPC_DEADLINE_EXCEEDED, "the stream began without a Hello");
+	return s ? s->sent_ms + NODE_HELLO_MS : CONTROLLER_NEVER;
+}
 
 uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 {
@@ -587,7 +614,8 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 		next = s->sent_ms + ss->c->config->heartbeat_ms;
 	after_ms = reports_turn(ss, now_ms);
 	next = after_ms < next ? after_ms : next;
-	return next;
+	after_ms = opened_turn(ss, now_ms);
+	return after_ms < next ? after_ms : next;
 }
 
 void sessions_drain(struct sessions *ss, const char *reason)

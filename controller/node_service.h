@@ -17,6 +17,7 @@
 #define NODE_REPORTS_QUEUED   256   /* while the store works */
 #define NODE_QUERIES_MAX      64    /* open, for one agent */
 #define NODE_QUERY_TIMEOUT_MS 2000
+#define NODE_HELLO_MS	      10000 /* a stream without a Hello ends then */
 #define NODE_PROTOCOL	      1
 
 /* The simulation has smaller ones, to meet them with few rows. */
@@ -113,13 +114,13 @@ struct session {
 	TAILQ_ENTRY(session) by_throttle;
 	TAILQ_HEAD(, query) queries;
 	size_t n_queries;
-	TAILQ_ENTRY(session) by_sent;
+	TAILQ_ENTRY(session) by_sent; /* or opened */
 	TAILQ_ENTRY(session) all;
 };
 
 struct sessions {
 	struct controller *c;
-	TAILQ_HEAD(, session) all, by_sent, throttled;
+	TAILQ_HEAD(, session) all, opened, by_sent, throttled;
 	size_t n;
 };
 

@@ -484,6 +484,46 @@ Test(rpc_tls, authorize_has_the_last_word)
 	down();
 }
 
+Test(rpc_tls, one_certificate_does_not_take_every_stream)
+{
+	enum { ASKED = 230, MAY = 192 };
+	struct rpc_channel_options to = { 0 };
+	static struct rpc_call *calls[ASKED];
+	static struct result results[ASKED];
+	struct rpc_channel *channel;
+	char why[RPC_TLS_WHY_MAX];
+	unsigned int open = 0;
+
+	up();
+	pki("a node n2");
+	to.target = f.target;
+	cr_assert_eq(load("a/ca.pem", "a/n1.pem", "a/n1.key", false, &to.tls, why), 0);
+	cr_assert_eq(rpc_channel_new(f.rpc, &to, &channel), 0);
+	rpc_tls_free(to.tls);
+	for (size_t i = 0; i < ASKED; i++)
+		calls[i] = begin(channel, &results[i]);
+	for (size_t i = 0; i < ASKED; i++) {
+		until(results[i].messages || results[i].closed);
+		open += !results[i].closed;
+		cr_assert(!results[i].closed || results[i].status == RPC_RESOURCE_EXHAUSTED);
+	}
+	cr_assert_eq(open, MAY);
+	cr_assert_eq(rpc_server_counters(f.server).flooded, ASKED - MAY);
+	cr_assert_eq(exchange_as("a/ca.pem", "a/n2.pem", "a/n2.key", NULL).status, RPC_OK);
+	cr_assert_eq(exchange_on(channel), RPC_RESOURCE_EXHAUSTED);
+	/* What is over counts no more. */
+	for (size_t i = 0; i < ASKED; i++) {
+		if (results[i].closed)
+			continue;
+		rpc_call_finish(calls[i], RPC_OK, NULL);
+		until(results[i].closed);
+	}
+	until(f.closed == f.opened);
+	cr_assert_eq(exchange_on(channel), RPC_OK);
+	rpc_channel_free(channel);
+	down();
+}
+
 Test(rpc_tls, a_channel_goes_on_with_new_files)
 {
 	struct rpc_channel_options to = { .target = f.target };

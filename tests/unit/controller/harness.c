@@ -141,6 +141,8 @@ void agent_open(struct agent *a, const struct hello *q)
 		h.epoch = (ProtobufCBinaryData){ EPOCH_LEN, (uint8_t *)q->epoch };
 	sub.segment = 1;
 	sub.revision = q->revision;
+	sub.mode = q->groups ? MCMESH__V1__SUBSCRIPTION__MODE__GROUPS
+			     : MCMESH__V1__SUBSCRIPTION__MODE__ALL;
 	h.n_segments = 1;
 	h.segments = &subs;
 	h.n_known_nodes = known ? 1 : 0;

@@ -51,7 +51,7 @@ struct hello {
 	uint32_t protocol_min, protocol_max; /* 0: this version */
 	const uint8_t *epoch;
 	const char *known;
-	bool v6;
+	bool v6, groups;	     /* groups: of its segment it asks for some only */
 	struct rpc_channel *channel; /* NULL: the channel of all */
 };
 

@@ -58,6 +58,24 @@ static void reopen(struct agent *again, const struct agent *before, const char *
 	UNTIL(again->session || again->closed);
 }
 
+/* The store decides in its turn: neither is known when the other says Hello. */
+Test(restart, S20_of_two_nodes_with_one_vtep_at_once_the_first_stays)
+{
+	static struct agent a, b;
+	struct agent *first, *other;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 1, .instance = 2 });
+	UNTIL((a.session && b.closed) || (b.session && a.closed));
+	first = a.session ? &a : &b;
+	other = a.session ? &b : &a;
+	cr_assert_eq(other->status, RPC_ALREADY_EXISTS);
+	cr_assert_eq(c->counters.conflicts, 1);
+	agent_report(first, 1, true, 7);
+	cr_assert_not(first->closed, "%s", first->text);
+	cr_assert_eq(first->accepted, 1);
+}
+
 Test(restart, agents_resume_with_what_they_missed)
 {
 	static struct agent a, b, a2, b2;

@@ -251,3 +251,44 @@ Test(services, S24_a_version_within_both_ranges_is_settled)
 	UNTIL(older.session && newer.session && too_new.closed);
 	cr_assert_eq(too_new.status, RPC_FAILED_PRECONDITION);
 }
+
+Test(services, S12_a_subscription_to_groups_is_refused_not_served_as_all)
+{
+	static struct agent a;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1, .groups = true });
+	UNTIL(a.closed);
+	cr_assert_eq(a.status, RPC_FAILED_PRECONDITION);
+	cr_assert_not_null(strstr(a.text, "mode ALL"), "%s", a.text);
+	cr_assert_eq(a.chunks, 0);
+}
+
+static void on_end(struct rpc_call *call, int status, const char *text)
+{
+	*(int *)rpc_call_userdata(call) = status;
+}
+
+Test(services, S13_a_stream_without_a_hello_ends)
+{
+	static const struct rpc_call_ops ops = { .on_close = on_end };
+	static struct agent a;
+	int status = -1;
+	struct rpc_call *call;
+	struct session *s;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	UNTIL(a.session);
+	cr_assert_eq(rpc_channel_call(channel, "/mcmesh.v1.NodeService/Sync",
+				      &mcmesh__v1__controller_message__descriptor, &ops, 0, &status,
+				      &call),
+		     0);
+	UNTIL(sessions_count(c->sessions) == 2);
+	for (s = sessions_first(c->sessions); s; s = TAILQ_NEXT(s, all))
+		s->sent_ms -= NODE_HELLO_MS - 1000;
+	turn();
+	cr_assert_eq(status, -1, "not before its time");
+	for (s = sessions_first(c->sessions); s; s = TAILQ_NEXT(s, all))
+		s->sent_ms -= 1000;
+	UNTIL(status == RPC_DEADLINE_EXCEEDED);
+	cr_assert_not(a.closed, "who said Hello stays");
+}
