@@ -13,6 +13,8 @@
 
 #include "common/log.h"
 #include "common/rpc.h"
+#include "common/rpc_tls.h"
+#include "controller/access.h"
 #include "controller/config.h"
 #include "controller/controller.h"
 #include "controller/transfer.h"
@@ -30,6 +32,7 @@ struct arguments {
 	const char *config, *listen, *store, *export, *import;
 	bool force;
 	bool insecure;
+	bool check;
 };
 
 static const struct argp_option options[] = {
@@ -38,6 +41,7 @@ static const struct argp_option options[] = {
 	{ "store", 's', "SPEC", 0,
 	  "Where the mesh is kept: sqlite:PATH, etcd:HOST:PORT[,…] or memory", 0 },
 	{ "insecure", 'i', NULL, 0, "Serve plaintext also where others can reach it", 0 },
+	{ "check", 't', NULL, 0, "Check the configuration and the files of tls, and exit", 0 },
 	{ "export", EXPORT, "FILE", 0,
 	  "Write the store's settings, static members and nodes; -: to "
 	  "standard output",
@@ -61,6 +65,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 's':
 		a->store = arg;
+		return 0;
+	case 't':
+		a->check = true;
 		return 0;
 	case EXPORT:
 		a->export = arg;
@@ -146,6 +153,18 @@ static int transfer(const struct controller_config *config, const struct argumen
 			  : transfer_import(config, rpc, a->import, a->force, why);
 
 	return r < 0 ? fail(why) : EXIT_SUCCESS;
+}
+
+/* All that can be known without serving: the store is not touched. */
+static int check(const struct controller_config *config)
+{
+	char why[CONTROLLER_WHY_MAX];
+	struct rpc_tls *tls = NULL;
+
+	if (access_check_listen(config, why) < 0 || access_tls_new(config, &tls, why) < 0)
+		return fail(why);
+	rpc_tls_free(tls);
+	return EXIT_SUCCESS;
 }
 
 /* What this life did, for whoever looks for the reason of something later. */
@@ -235,6 +254,8 @@ int main(int argc, char **argv)
 	    (a.store && controller_config_set_store(config, a.store) < 0))
 		return fail("out of memory");
 	config->insecure |= a.insecure;
+	if (a.check)
+		return check(config);
 	log_open("mcmesh-controller", config->log_level);
 	/* Before gRPC starts its threads, so that they inherit the mask. */
 	sigemptyset(&signals.set);

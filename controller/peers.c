@@ -50,6 +50,7 @@ int peers_new(struct controller *c, struct peers **ret_peers)
 		r = rpc_tls_new(&(struct rpc_tls_options){ .cacert = t->cacert,
 							   .cert = t->cert,
 							   .key = t->key,
+							   .server_name = t->server_name,
 							   .may_wait = true },
 				&peers->tls, why);
 		if (r < 0) {

@@ -609,10 +609,19 @@ static int loop_init(struct agent *a)
 				      on_timer, a);
 	if (r >= 0)
 		r = sd_event_add_post(a->event, &a->post, on_post, a);
-	if (r < 0)
-		return r;
+	return r;
+}
+
+static int query_init(struct agent *a, char why[AGENT_WHY_MAX])
+{
 	a->query_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	return a->query_fd < 0 ? -errno : 0;
+	if (a->query_fd >= 0)
+		return 0;
+	if (errno == EPERM)
+		snprintf(
+			why, AGENT_WHY_MAX,
+			"queries may not be sent: run as root, or with the capability CAP_NET_RAW");
+	return -errno;
 }
 
 static int sources_init(struct agent *a)
@@ -639,6 +648,8 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 		r = datapath_open(&options, &a->datapath, why);
 	if (r >= 0)
 		r = loop_init(a);
+	if (r >= 0)
+		r = query_init(a, why);
 	if (r >= 0)
 		r = engines_init(a);
 	if (r >= 0)

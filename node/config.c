@@ -578,6 +578,26 @@ static int apply_rest(const struct raw *raw, struct node_config *c, char *why)
 	return 0;
 }
 
+/* The file's texts are owned, so these are too. */
+static int own_take(const struct node_config_own *own, struct raw *raw)
+{
+	const char *const from[] = { own->node, own->vtep };
+	char **const to[] = { &raw->node, &raw->vtep };
+
+	for (size_t i = 0; i < ARRAY_SIZE(from); i++) {
+		char *copy;
+
+		if (!from[i])
+			continue;
+		copy = strdup(from[i]);
+		if (!copy)
+			return -ENOMEM;
+		free(*to[i]);
+		*to[i] = copy;
+	}
+	return 0;
+}
+
 static int raw_apply(const struct raw *raw, struct node_config *c, char *why)
 {
 	static int (*const steps[])(const struct raw *, struct node_config *, char *) = {
@@ -594,8 +614,8 @@ static int raw_apply(const struct raw *raw, struct node_config *c, char *why)
 	return 0;
 }
 
-int node_config_load(const char *path, struct node_config **ret_config,
-		     char why[NODE_CONFIG_WHY_MAX])
+int node_config_load(const char *path, const struct node_config_own *own,
+		     struct node_config **ret_config, char why[NODE_CONFIG_WHY_MAX])
 {
 	_cleanup_(node_config_free_p)
 	struct node_config *config = NULL;
@@ -612,7 +632,9 @@ int node_config_load(const char *path, struct node_config **ret_config,
 	}
 	raw = data;
 	config = calloc(1, sizeof(*config));
-	r = config ? raw_apply(raw, config, what) : -ENOMEM;
+	r = config ? own_take(own, raw) : -ENOMEM;
+	if (r == 0)
+		r = raw_apply(raw, config, what);
 	if (r < 0) {
 		snprintf(why, NODE_CONFIG_WHY_MAX, "%.200s: %.300s", path, what);
 		return r;

@@ -7,7 +7,7 @@
  * file gives one sentence with file, line and column and changes nothing.
  *
  *   node: n1                        # default: the host name
- *   vtep: 203.0.113.1               # required
+ *   vtep: 203.0.113.1               # required, here or by --vtep
  *   controllers: [203.0.113.250:7797]   # any of them serves; none: the node works alone
  *   socket: /run/mcmesh/agent.sock
  *   socket_group: mcmesh            # may use the socket too; default: root only
@@ -82,9 +82,14 @@ struct node_config {
 	enum log_level log_level;
 };
 
+/* What the command line says in place of the file, which all nodes can then share. */
+struct node_config_own {
+	const char *node, *vtep; /* NULL: as the file has it */
+};
+
 /* 0, or -errno with *why a sentence. *ret_config is untouched on failure. */
-int node_config_load(const char *path, struct node_config **ret_config,
-		     char why[NODE_CONFIG_WHY_MAX]);
+int node_config_load(const char *path, const struct node_config_own *own,
+		     struct node_config **ret_config, char why[NODE_CONFIG_WHY_MAX]);
 
 /* HOST:PORT[,HOST:PORT…] of the command line; first: in place of the file's. */
 int node_config_add_controllers(struct node_config *config, const char *list, bool first,

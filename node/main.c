@@ -31,6 +31,7 @@ struct arguments {
 	const char *config;
 	const char *controllers[CONTROLLER_OPTIONS_MAX];
 	size_t n_controllers;
+	struct node_config_own own;
 	bool remove;
 	bool check;
 };
@@ -39,6 +40,8 @@ static const struct argp_option options[] = {
 	{ "config", 'c', "FILE", 0, "configuration (default /etc/mcmesh/agent.yaml)", 0 },
 	{ "controller", 'C', "HOST:PORT[,…]", 0,
 	  "a controller, in place of the file's list; may be repeated", 0 },
+	{ "node", 'n', "NAME", 0, "the node's name, in place of the file's", 0 },
+	{ "vtep", 'v', "ADDRESS", 0, "its VTEP, in place of the file's", 0 },
 	{ "check", 't', NULL, 0, "check the configuration and exit", 0 },
 	{ "remove", 'R', NULL, 0,
 	  "detach from every port, remove all pinned state and the overlay device, and exit", 0 },
@@ -58,6 +61,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--controller is given more than %d times",
 				   CONTROLLER_OPTIONS_MAX);
 		arguments->controllers[arguments->n_controllers++] = arg;
+		return 0;
+	case 'n':
+		arguments->own.node = arg;
+		return 0;
+	case 'v':
+		arguments->own.vtep = arg;
 		return 0;
 	case 't':
 		arguments->check = true;
@@ -159,7 +168,7 @@ int main(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &arguments);
 	log_open("mcmesh-agent", LOG_LEVEL_INFO);
-	if (node_config_load(arguments.config, &config, why) < 0) {
+	if (node_config_load(arguments.config, &arguments.own, &config, why) < 0) {
 		log_error("%s", why);
 		return 1;
 	}

@@ -122,8 +122,9 @@ static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPAT
 	rc = mcmesh_bpf__load(dp->skel);
 	if (rc == -EPERM || rc == -EACCES)
 		return datapath_fail(why, rc,
-				     "the kernel refuses the BPF programs: root, or CAP_BPF "
-				     "and CAP_NET_ADMIN, are needed, and Linux 5.15 or later");
+				     "the kernel refuses the BPF programs: root, or CAP_BPF, "
+				     "CAP_NET_ADMIN and CAP_PERFMON, are needed, and Linux 5.15 "
+				     "or later");
 	if (rc < 0)
 		return datapath_fail(why, rc,
 				     "cannot load the BPF programs (Linux 5.15 or later is "

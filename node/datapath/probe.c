@@ -29,7 +29,7 @@ int datapath_probe_privileges(char why[DATAPATH_WHY_MAX])
 	if (fd == -EPERM || fd == -EACCES)
 		return datapath_fail(why, fd,
 				     "BPF is not allowed here: run as root, or with the "
-				     "capabilities CAP_BPF and CAP_NET_ADMIN");
+				     "capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
 	if (fd == -ENOSYS)
 		return datapath_fail(why, fd, "this kernel has no BPF (CONFIG_BPF_SYSCALL)");
 	if (fd < 0)
@@ -141,8 +141,10 @@ int datapath_mount(const char *root, char why[DATAPATH_WHY_MAX])
 		}
 		if (mount("bpf", target, "bpf", 0, "mode=0700") < 0) {
 			rc = -errno;
-			return datapath_fail(why, rc, "cannot mount a bpffs at %s: %s", target,
-					     strerror(-rc));
+			return datapath_fail(why, rc,
+					     "cannot mount a bpffs at %s: %s: a container is given "
+					     "the machine's as a volume",
+					     target, strerror(-rc));
 		}
 	}
 	rc = make_dirs(root);

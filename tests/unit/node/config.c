@@ -12,7 +12,8 @@ DEFINE_CLEANUP(struct node_config *, node_config_free)
 
 static char why[NODE_CONFIG_WHY_MAX];
 
-static int load(const char *text, struct node_config **ret_config)
+static int load_as(const char *text, const struct node_config_own *own,
+		   struct node_config **ret_config)
 {
 	char path[] = "/tmp/mcmesh-agent-XXXXXX";
 	_cleanup_close_ int fd = mkstemp(path);
@@ -21,9 +22,14 @@ static int load(const char *text, struct node_config **ret_config)
 	cr_assert_geq(fd, 0);
 	cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
 	why[0] = '\0';
-	r = node_config_load(path, ret_config, why);
+	r = node_config_load(path, own, ret_config, why);
 	unlink(path);
 	return r;
+}
+
+static int load(const char *text, struct node_config **ret_config)
+{
+	return load_as(text, &(struct node_config_own){ 0 }, ret_config);
 }
 
 Test(node_config, defaults)
@@ -197,13 +203,34 @@ Test(node_config, controllers_of_the_command_line_replace_the_list)
 	node_config_free(c);
 }
 
+Test(node_config, name_and_vtep_of_the_command_line)
+{
+	const struct node_config_own both = { .node = "n2", .vtep = "2001:db8::2" };
+	const struct node_config_own vtep = { .vtep = "203.0.113.2" };
+	const struct node_config_own group = { .vtep = "239.1.1.1" };
+	_cleanup_(node_config_free_p)
+	struct node_config *c = NULL, *d = NULL, *e = NULL;
+	char text[ADDR_TEXT_MAX];
+
+	cr_assert_eq(load_as("node: n1\nvtep: 203.0.113.1\n", &both, &c), 0, "%s", why);
+	cr_expect_str_eq(c->node, "n2");
+	cr_expect_str_eq(addr_format(&c->vtep, text), "2001:db8::2");
+	/* A file that all nodes share has neither. */
+	cr_assert_eq(load_as("log_level: info\n", &vtep, &d), 0, "%s", why);
+	cr_expect_str_eq(addr_format(&d->vtep, text), "203.0.113.2");
+	cr_expect_eq(load_as("vtep: 203.0.113.1\n", &group, &e), -EINVAL);
+	cr_expect(strstr(why, "\"239.1.1.1\" is not the unicast address"), "%s", why);
+	cr_expect_null(e);
+}
+
 Test(node_config, example_is_right_and_shows_the_defaults)
 {
 	_cleanup_(node_config_free_p)
 	struct node_config *example = NULL, *plain = NULL;
 
-	cr_assert_eq(node_config_load(SOURCE_DIR "/deploy/agent.yaml", &example, why), 0, "%s",
-		     why);
+	cr_assert_eq(node_config_load(SOURCE_DIR "/deploy/agent.yaml",
+				      &(struct node_config_own){ 0 }, &example, why),
+		     0, "%s", why);
 	cr_assert_eq(load("vtep: 203.0.113.1\n", &plain), 0, "%s", why);
 	cr_expect_str_eq(example->socket, plain->socket);
 	cr_expect_str_eq(example->state_dir, plain->state_dir);
