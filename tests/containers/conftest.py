@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two boxes with an agent each, in containers of the image that `./dev image` makes, a
+controller beside one of them, TLS between, and certificates laid as a kubelet lays them."""
+import concurrent.futures
+import itertools
+import os
+import pathlib
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "deploy/lab"))
+sys.path.insert(0, str(TOP / "tests/containers"))
+
+import box as boxes_of  # noqa: E402
+import certificates  # noqa: E402
+import programs  # noqa: E402
+import sockets  # noqa: E402
+
+NEEDED = {"podman": "podman", "crun": "crun", "unshare": "util-linux", "socat": "socat",
+          f"{boxes_of.CNI_PLUGINS}/bridge": "containernetworking-plugins"}
+IMAGE = "localhost/mcmesh"
+HOLD_MS = 4000
+
+
+def secret(box, files):
+    """As a kubelet lays a Secret: ..data leads to a folder, and is replaced by a rename."""
+    number = time.monotonic_ns()
+    box.run("mkdir", "-p", f"/run/etc/tls/..{number}")
+    for name, text in files.items():
+        box.write(f"/run/etc/tls/..{number}/{name}", text)
+    # The controller runs as 7797; a kubelet has fsGroup for that.
+    box.run("sh", "-ec", f"""cd /run/etc/tls
+        chgrp -R 7797 ..{number}; chmod 0640 ..{number}/*
+        ln -s ..{number} ..data_tmp; mv -T ..data_tmp ..data
+        for f in {' '.join(files)}; do [ -e $f ] || ln -s ..data/$f $f; done""")
+
+
+def pair(directory, name):
+    return {"ca.crt": (directory / "ca.pem").read_text(),
+            f"{name}.crt": (directory / f"{name}.pem").read_text(),
+            f"{name}.key": (directory / f"{name}.key").read_text()}
+
+
+def tls(name):
+    return {"cacert": "/etc/mcmesh/tls/ca.crt", "cert": f"/etc/mcmesh/tls/{name}.crt",
+            "key": f"/etc/mcmesh/tls/{name}.key"}
+
+
+def yaml(config):
+    return "\n".join(programs.yaml_lines(config)) + "\n"
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory):
+    """The image's file: MCMESH_IMAGE, or made now."""
+    if os.geteuid():
+        pytest.skip("namespaces and BPF need root")
+    for program, package in NEEDED.items():
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not there: install {package} (./dev setup)")
+    if os.environ.get("MCMESH_IMAGE"):
+        return pathlib.Path(os.environ["MCMESH_IMAGE"])
+    file = tmp_path_factory.mktemp("image") / "mcmesh.oci.tar"
+    done = subprocess.run([TOP / "dev", "image", file], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+@pytest.fixture(scope="session")
+def workload(tmp_path_factory):
+    """A root with socat and what it needs, packed."""
+    root = tmp_path_factory.mktemp("workload")
+    subprocess.run([TOP / "deploy/container/closure", root, "/usr/bin/socat"], check=True)
+    shutil.copy("/usr/bin/socat", root / "usr/bin/socat")
+    file = tmp_path_factory.mktemp("packed") / "workload.tar"
+    subprocess.run(["tar", "-C", root, "-cf", file, "."], check=True)
+    return file
+
+
+@pytest.fixture(scope="session")
+def machines(archive, workload, tmp_path_factory):
+    """Two boxes with the images; no mesh yet."""
+    folder = tmp_path_factory.mktemp("boxes")
+    shutil.copy(archive, folder / "mcmesh.oci.tar")
+    shutil.copy(workload, folder / "workload.tar")
+    made = []
+    try:
+        for number in (1, 2):
+            made.append(boxes_of.Box(number, folder))
+        boxes_of.join(*made)
+        for box in made:
+            said = box.podman("load", "--quiet", "--input", folder / "mcmesh.oci.tar").stdout
+            box.podman("tag", said.split()[-1], IMAGE)
+            box.podman("import", "--quiet", folder / "workload.tar", "localhost/workload")
+            for kind in ("bridge", "ptp"):
+                more = {"bridge": "cni0", "isGateway": True} if kind == "bridge" else {}
+                box.write(f"/run/cni/net.d/{kind}.conflist",
+                          boxes_of.json.dumps(boxes_of.network(box, kind, kind, **more)))
+        probe = made[0].podman("run", "--rm", "--network", "none", "localhost/workload",
+                               "/usr/bin/socat", "-V", check=False)
+        if probe.returncode:
+            pytest.skip(f"podman cannot run a container here: {probe.stderr.strip()}")
+        yield made
+    except boxes_of.NoBox as why:
+        pytest.skip(str(why))
+    finally:
+        for box in made:
+            box.close()
+
+
+@pytest.fixture(scope="session")
+def pki(machines, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pki")
+    certificates.pki("ca", directory=directory)
+    certificates.pki("controller", "c1", "--host", machines[0].address, directory=directory)
+    certificates.pki("operator", "admin", "--role", "admin", directory=directory)
+    for box in machines:
+        certificates.pki("node", box.name, "--vtep", box.address, directory=directory)
+    return directory
+
+
+def agent_config(box, controller):
+    return {"controllers": [f"{controller.address}:{boxes_of.CONTROLLER_PORT}"],
+            "ports": [{"match": "veth*", "segment": 1}], "gmp": boxes_of.SHORT,
+            "metrics": "127.0.0.1:9798", "tls": tls(box.name)}
+
+
+class Mesh:
+    """What tests see."""
+
+    def __init__(self, machines, pki):
+        self.boxes, self.pki = machines, pki
+        self.n1, self.n2 = machines
+        self.numbers = itertools.count(1)
+        self.things = []
+
+    def new_group(self):
+        return f"239.20.0.{next(self.numbers)}"
+
+    def wait(self, what, check, deadline_s=10):
+        return programs.wait_until(what, check, deadline_s)
+
+    def _track(self, thing):
+        self.things.append(thing)
+        return thing
+
+    def receiver(self, *args):
+        return self._track(boxes_of.Receiver(*args))
+
+    def sender(self, *args):
+        return self._track(boxes_of.Sender(*args))
+
+    def pod(self, box, name, kind="ptp"):
+        conf = boxes_of.json.loads(box.run("cat", f"/run/cni/net.d/{kind}.conflist").stdout)
+        return self._track(boxes_of.Pod(box, name, conf))
+
+    def remove(self, thing):
+        thing.remove()
+        self.things.remove(thing)
+
+    def remove_namespace(self, pod):
+        pod.box.run("ip", "netns", "del", pod.name)
+        self.things.remove(pod)
+
+    def clear(self):
+        for thing in reversed(self.things):
+            thing.remove()
+        self.things.clear()
+
+    def start_agent(self, box, name="agent"):
+        box.podman(*boxes_of.agent_arguments(box, IMAGE, name=name))
+
+    def start_controller(self):
+        self.n1.podman(*boxes_of.controller_arguments(self.n1, IMAGE))
+
+    def admin(self, *args):
+        files = {k: str(self.pki / f) for k, f in
+                 (("cacert", "ca.pem"), ("cert", "admin.pem"), ("key", "admin.key"))}
+        # The box does not see the folder of the certificates; only its network is needed.
+        line = ["nsenter", f"--target={self.n1.pid}", "--net", "--", programs.program("mcmeshctl"),
+                "--controller", f"{self.n1.address}:{boxes_of.CONTROLLER_PORT}",
+                *[f"--{k}={v}" for k, v in files.items()], "-o", "json", *args]
+        return subprocess.run(line, text=True, capture_output=True, timeout=30)
+
+    def renew(self, name, *options):
+        """Another certificate of the same authority, as a Secret's entries."""
+        certificates.pki("controller", name, *options, directory=self.pki)
+        return pair(self.pki, name)
+
+    def served_certificate(self):
+        """The PEM of what the controller shows to who connects."""
+        done = subprocess.run(
+            ["nsenter", f"--target={self.n1.pid}", "--net", "--", "openssl", "s_client",
+             "-connect", f"{self.n1.address}:{boxes_of.CONTROLLER_PORT}", "-alpn", "h2"],
+            text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=20)
+        return done.stdout[done.stdout.index("-----BEGIN"):].split("-----END")[0]
+
+    def connected(self):
+        done = self.admin("node", "list")
+        if done.returncode:
+            return set()
+        return {n["name"] for n in boxes_of.json.loads(done.stdout)["nodes"]
+                if n["state"] == "CONNECTED"}
+
+    def ready(self):
+        return self.connected() == {"n1", "n2"} and all(b.json("status") for b in self.boxes)
+
+    def wait_members(self, group, *receivers):
+        """Every receiver's port is a member, and every node with others knows of them."""
+        def check():
+            for box in self.boxes:
+                here = sum(r.box is box for r in receivers)
+                ports, remotes = box.route(group)
+                there = any(r.box is not box for r in receivers)
+                if len(ports) != here or bool(remotes) != there:
+                    return False
+            return True
+        self.wait(lambda: f"{group} is routed: {[b.route(group) for b in self.boxes]}", check)
+
+    def stream(self, sender, receivers, packets=100, interval_s=0.005, meanwhile=None):
+        """At least so many, and as long as `meanwhile`, a function, takes; returns the
+        numbers, once every receiver has the last."""
+        first, pace = sender.sent, sockets.Pace(interval_s)
+        with concurrent.futures.ThreadPoolExecutor(1) as other:
+            work = other.submit(meanwhile or (lambda: None))
+            while sender.sent < first + packets or not work.done():
+                select.select([], [], [], pace.remaining())
+                if pace.due():
+                    sender.send()
+            work.result()
+        last = sender.sent - 1
+        self.wait(lambda: f"all have number {last}: {[(r.name, r.last()) for r in receivers]}",
+                  lambda: all(r.last() >= last for r in receivers))
+        return range(first, sender.sent)
+
+    def exact(self, receiver, numbers):
+        got = receiver.numbers()
+        missing = [n for n in numbers if not got[n]]
+        twice = [n for n in numbers if got[n] > 1]
+        assert not missing and not twice, \
+            f"{receiver.name}: of {len(numbers)} missing {missing[:10]}, twice {twice[:10]}"
+
+
+@pytest.fixture(scope="session")
+def whole(machines, pki):
+    mesh = Mesh(machines, pki)
+    for box in machines:
+        box.write("/run/etc/agent.yaml", yaml(agent_config(box, machines[0])))
+        files = pair(pki, box.name)
+        if box is machines[0]:
+            files.update(pair(pki, "c1"))
+            box.write("/run/etc/controller.yaml", yaml({
+                "name": "c1", "listen": [f"{box.address}:{boxes_of.CONTROLLER_PORT}"],
+                "hold_ms": HOLD_MS, "metrics": "127.0.0.1:9797", "tls": tls("c1")}))
+        secret(box, files)
+    mesh.start_controller()
+    for box in machines:
+        mesh.start_agent(box)
+    try:
+        mesh.wait("the mesh is up", mesh.ready, 20)
+    except Exception as error:
+        said = "\n".join(b.logs("agent") for b in machines) + machines[0].logs("controller")
+        raise AssertionError(f"{error}\n{said}") from None
+    return mesh
+
+
+@pytest.fixture
+def mesh(whole):
+    yield whole
+    whole.clear()
+    whole.wait("the mesh is whole again", whole.ready, 20)
+    whole.wait("no ports are left", lambda: not any(b.ports() for b in whole.boxes))
+
+
+@pytest.fixture
+def group(whole):
+    return whole.new_group()

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agent and controller as containers: what the image is, what it needs, and restarts."""
+import json
+import subprocess
+
+import pytest
+from box import AGENT_CAPABILITIES, agent_arguments
+from conftest import IMAGE, TOP, pair, secret
+
+IMAGE_BYTES_MAX = 60 << 20
+NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "PERFMON": 38, "BPF": 39}
+
+
+def capabilities(box, container):
+    pid = box.inspect(container, ".State.Pid")
+    rows = dict(line.split(":\t") for line in box.run("cat", f"/proc/{pid}/status").stdout
+                .splitlines() if ":\t" in line)
+    return {k: int(rows[k], 16) for k in ("CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb")}, rows
+
+
+def test_image(machines):
+    box = machines[0]
+    image = json.loads(box.podman("image", "inspect", IMAGE).stdout)[0]
+    labels = image["Labels"]
+    assert labels["org.opencontainers.image.title"] == "mcmesh"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    said = box.podman("run", "--rm", "--network", "none", IMAGE, "/usr/sbin/mcmesh-agent",
+                      "--version").stdout
+    assert said.split()[-1] == labels["org.opencontainers.image.version"]
+    assert image["User"] == "7797:7797" and image["Size"] < IMAGE_BYTES_MAX
+    shell = box.podman("run", "--rm", "--network", "none", IMAGE, "/bin/sh", "-c", ":",
+                       check=False)
+    assert shell.returncode, "there is a shell in the image"
+    mounted = box.podman("image", "mount", IMAGE).stdout.strip()
+    packages = box.run("ls", f"{mounted}/var/lib/dpkg/status.d").stdout.split()
+    licences = box.run("ls", f"{mounted}/usr/share/doc").stdout.split()
+    box.podman("image", "umount", IMAGE)
+    assert {"libc6", "libssl3", "libbpf1"} <= set(packages)
+    assert set(packages) | {"mcmesh"} == set(licences), "each has its copyright file"
+
+
+def test_same_tree_gives_the_same_image(archive, tmp_path):
+    again = tmp_path / "again.oci.tar"
+    subprocess.run([TOP / "dev", "image", again], check=True, capture_output=True)
+
+    def digest(file):
+        index = subprocess.run(["tar", "-xOf", file, "index.json"], check=True,
+                               capture_output=True).stdout
+        return json.loads(index)["manifests"][0]["digest"]
+    assert digest(again) == digest(archive)
+
+
+def test_rights(mesh):
+    """The agent has what is listed, the controller nothing, and is not root."""
+    listed = sum(1 << NUMBERS[name] for name in AGENT_CAPABILITIES)
+    bits, rows = capabilities(mesh.n1, "agent")
+    assert bits == {"CapPrm": listed, "CapEff": listed, "CapBnd": listed, "CapInh": 0,
+                    "CapAmb": 0}
+    assert rows["NoNewPrivs"] == "1"
+    bits, rows = capabilities(mesh.n1, "controller")
+    assert not any(bits.values()) and rows["NoNewPrivs"] == "1"
+    assert rows["Uid"].split() == ["7797"] * 4
+
+
+@pytest.mark.parametrize("missing", AGENT_CAPABILITIES)
+def test_each_capability_is_needed(mesh, missing):
+    """Without one of them the agent ends, and says which it needs."""
+    mesh.n2.podman("stop", "--time", "10", "agent")
+    try:
+        rest = [name for name in AGENT_CAPABILITIES if name != missing]
+        mesh.n2.podman(*agent_arguments(mesh.n2, IMAGE, rest, name="poor"))
+        assert mesh.n2.podman("wait", "poor").stdout.strip() == "1"
+        assert f"CAP_{missing}" in mesh.n2.logs("poor")
+    finally:
+        mesh.n2.podman("rm", "--force", "--time", "0", "poor", check=False)
+        mesh.n2.podman("start", "agent")
+
+
+def test_health(mesh):
+    check = ("healthcheck", "run", "agent")
+    assert mesh.n2.podman(*check, check=False).returncode == 0
+    pid = mesh.n2.inspect("agent", ".State.Pid")
+    mesh.n2.run("kill", "-STOP", pid)
+    try:
+        assert mesh.n2.podman(*check, check=False).returncode != 0
+    finally:
+        mesh.n2.run("kill", "-CONT", pid)
+
+
+def replace(mesh, box):
+    """An upgrade: the container is removed, and one from the image takes its place."""
+    before = box.json("status")["startCount"]
+    box.podman("rm", "--force", "--time", "10", "agent")
+    mesh.start_agent(box)
+    mesh.wait("the new agent answers",
+              lambda: (box.json("status") or {}).get("startCount", before) != before)
+    assert "adopted=yes" in box.logs("agent")
+
+
+def kill(mesh, box):
+    box.podman("kill", "--signal", "KILL", "agent")
+    box.podman("start", "agent")
+    mesh.wait("it answers again", lambda: box.json("status"))
+
+
+@pytest.mark.parametrize("how", [replace, kill])
+def test_agent_restarts_without_loss(mesh, group, how):
+    here = mesh.receiver(mesh.n1, "here", group, "bridge")
+    there = mesh.receiver(mesh.n2, "there", group, "ptp")
+    sender = mesh.sender(mesh.n1, "sender", group, "ptp")
+    mesh.wait_members(group, here, there)
+    numbers = mesh.stream(sender, [here, there], meanwhile=lambda: how(mesh, mesh.n1))
+    mesh.exact(here, numbers)
+    mesh.exact(there, numbers)
+    numbers = mesh.stream(sender, [here, there], meanwhile=lambda: how(mesh, mesh.n2))
+    mesh.exact(here, numbers)
+    mesh.exact(there, numbers)
+
+
+def test_controller_is_replaced(mesh, group):
+    """Its volume has the mesh; what was joined meanwhile comes through."""
+    before = mesh.receiver(mesh.n2, "before", group, "ptp")
+    sender = mesh.sender(mesh.n1, "sender", group, "ptp")
+    mesh.wait_members(group, before)
+    late = mesh.new_group()
+
+    def begin_anew():
+        mesh.n1.podman("rm", "--force", "--time", "10", "controller")
+        mesh.receiver(mesh.n2, "late", late, "ptp")
+        mesh.start_controller()
+        mesh.wait("agents are back", lambda: mesh.connected() == {"n1", "n2"})
+        mesh.wait("n1 knows of the late one", lambda: mesh.n1.route(late)[1])
+
+    mesh.exact(before, mesh.stream(sender, [before], meanwhile=begin_anew))
+
+
+def test_secret_is_replaced(mesh, group):
+    """As a kubelet does it, by the link ..data; what connects then comes with the new one."""
+    before = mesh.n1.logs("controller").count("the TLS files were read again")
+    files = {**pair(mesh.pki, "n1"), **pair(mesh.pki, "c1")}
+    renewed = mesh.renew("c1", "--host", mesh.n1.address)
+    files.update(renewed)
+    secret(mesh.n1, files)
+    mesh.wait("the controller has read them", lambda: mesh.n1.logs("controller").count(
+        "the TLS files were read again") > before)
+    assert mesh.served_certificate() == renewed["c1.crt"].split("-----END")[0]
