@@ -274,12 +274,31 @@ void session_store_failed(struct session *s)
 	session_end(s, RPC_UNAVAILABLE, STORE_FAILED);
 }
 
+static int vtep_in_use(struct session *s)
+{
+	s->c->counters.conflicts++;
+	return hello_fail(s, RPC_ALREADY_EXISTS,
+			  "another living node has this VTEP: give each node its own");
+}
+
+/* Another controller gave it to another node at the same moment. */
+static void vtep_lost(struct session *s)
+{
+	struct log_row *row = log_find_live(s->c->log, LOG_NODE, 0, s->name, NULL, NULL);
+
+	if (s->node)
+		registry_set_vtep(s->c->registry, s->node, row ? &row->vtep : &ADDR_NULL);
+	vtep_in_use(s);
+}
+
 static void node_committed(void *userdata, int result, uint64_t revision)
 {
 	struct session *s = userdata;
 
 	if (result == -ESTALE)
 		session_end(s, RPC_ABORTED, "a newer session of this node took over");
+	else if (result == -EEXIST)
+		vtep_lost(s);
 	else if (result < 0)
 		session_store_failed(s);
 	session_release(s);
@@ -293,17 +312,11 @@ static void node_row_commit(struct session *s)
 		.node = s->name, .session = s->id, .changes = &change, .n_changes = 1
 	};
 
-	if (row && addr_equal(&row->vtep, &s->vtep))
+	if (row && addr_equal(&row->vtep, &s->vtep) &&
+	    store_has_vtep(s->c->store, s->name, &s->vtep))
 		return;
 	s->in_flight++;
 	store_commit(s->c->store, &txn, node_committed, s);
-}
-
-static int vtep_in_use(struct session *s)
-{
-	s->c->counters.conflicts++;
-	return hello_fail(s, RPC_ALREADY_EXISTS,
-			  "another living node has this VTEP: give each node its own");
 }
 
 /* The store gave the session: the node is this stream's now. */

@@ -11,6 +11,7 @@
  *	config/SEGMENT             settings
  *	live/N                     who may speak for N           not rows
  *	drain/N                    an operator drains N
+ *	vtep/ADDRESS               the node whose VTEP it is (etcd_vtep.c)
  *	controller/ID              leased: this controller lives
  *
  * The log's revision is etcd's mod_revision. What is not a row takes revisions
@@ -270,6 +271,35 @@ static int floor_try(struct etcd *e, uint64_t revision, uint64_t end_ms, char wh
 	return 0;
 }
 
+/* As large a transaction as the largest of ours, which only reads. */
+static int limits_open(struct etcd *e, uint64_t end_ms, char why[STORE_WHY_MAX])
+{
+	Etcdserverpb__TxnRequest q = ETCDSERVERPB__TXN_REQUEST__INIT;
+	Etcdserverpb__RequestOp op = ETCDSERVERPB__REQUEST_OP__INIT, *ops[ETCD_TXN_OPS];
+	Etcdserverpb__RangeRequest range = ETCDSERVERPB__RANGE_REQUEST__INIT;
+	char key[ETCD_KEY_MAX];
+	ProtobufCMessage *a;
+	int status;
+
+	etcd_key(e, key, "meta");
+	range.key = etcd_bytes(key);
+	op.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
+	op.request_range = &range;
+	for (size_t i = 0; i < ETCD_TXN_OPS; i++)
+		ops[i] = &op;
+	q.success = ops;
+	q.n_success = ETCD_TXN_OPS;
+	a = ask(e, TXN_PATH, &q.base, &etcdserverpb__txn_response__descriptor, end_ms, &status,
+		why);
+	if (a) {
+		protobuf_c_message_free_unpacked(a, NULL);
+		return 0;
+	}
+	if (status == RPC_INVALID_ARGUMENT)
+		snprintf(why, STORE_WHY_MAX, ETCD_TXN_SENTENCE, ETCD_TXN_OPS);
+	return -EHOSTUNREACH;
+}
+
 /* How far back the load goes. */
 static int floor_open(struct etcd *e, uint64_t end_ms, char why[STORE_WHY_MAX])
 {
@@ -382,6 +412,8 @@ static int etcd_open(const struct store_options *options, const char *rest,
 	r = client_new(e, options, rest, why);
 	if (r == 0)
 		r = meta_open(e, end_ms, why);
+	if (r == 0)
+		r = limits_open(e, end_ms, why);
 	if (r == 0)
 		r = complete_open(e, end_ms, why);
 	if (r == 0)
@@ -560,4 +592,5 @@ const struct store_ops store_etcd_ops = {
 	.is_serving = etcd_is_serving,
 	.ahead = etcd_ahead,
 	.controllers = etcd_controllers,
+	.has_vtep = etcd_has_vtep,
 };

@@ -14,9 +14,13 @@
 #define ETCD_PREFIX_MAX 128
 #define ETCD_ID_LEN	16 /* characters */
 /* Of one transaction. A watch that catches up gets 1,000 of them in one answer. */
-#define ETCD_TXN_OPS	  128 /* etcd's own default */
+#define ETCD_TXN_OPS 128 /* etcd's own default */
+#define ETCD_TXN_SENTENCE                                                                 \
+	"etcd takes fewer than %1$d operations in a transaction: start its members with " \
+	"--max-txn-ops %1$d or more"
 #define ETCD_TXN_PUTS	  120 /* rows of one node */
 #define ETCD_TXN_NODES	  32
+#define ETCD_TXN_MORE	  3 /* of one node besides: who speaks for it, VTEPs taken and left */
 #define ETCD_TXN_BYTES	  (64 * 1024)
 #define ETCD_ROW_BYTES	  64	/* of a row about, without its value */
 #define ETCD_SENT_MAX	  8	/* transactions on their way */
@@ -45,6 +49,7 @@ enum etcd_key_kind {
 	ETCD_KEY_ROW,
 	ETCD_KEY_LIVE,
 	ETCD_KEY_DRAIN,
+	ETCD_KEY_VTEP,
 	ETCD_KEY_CONTROLLER,
 	ETCD_KEY_META,
 	ETCD_KEY_COMPLETE,
@@ -85,7 +90,9 @@ TAILQ_HEAD(etcd_ops, etcd_op);
 struct etcd_holder {
 	char node[LOG_NAME_MAX];
 	struct etcd_live live;
-	uint64_t mod; /* of live/NODE; 0: there is none */
+	uint64_t mod;		  /* of live/NODE; 0: there is none */
+	char vtep[ADDR_TEXT_MAX]; /* that is the node's; "": none */
+	uint64_t refused;	  /* this session of it got no VTEP, and does nothing more */
 	bool draining, told_draining, dirty;
 	struct etcd_ops ops; /* the first is at work */
 	bool active;	     /* it has some */
@@ -111,6 +118,7 @@ struct etcd {
 	struct rpc_call *watch;
 	struct etcd_rows gathered; /* of one revision */
 	struct etcd_holder *holders;
+	struct etcd_vtep *vteps;
 	struct etcd_peer *peers;
 	bool presence_dirty;
 	const char *controllers[ETCD_PEERS_MAX + 1];
@@ -193,6 +201,17 @@ void etcd_holder_release(struct etcd *e, struct etcd_holder *h);
 enum store_state etcd_holder_state(struct etcd *e, const struct etcd_holder *h);
 void etcd_watch_free(struct etcd *e);
 const char *const *etcd_controllers(struct store *store);
+
+/* ---- etcd_vtep.c -------------------------------------------------------------- */
+
+/* vtep/ADDRESS as it is now; kv NULL: it is gone. */
+void etcd_vtep_apply(struct etcd *e, const char *address, const Etcdserverpb__KeyValue *kv);
+/* May the node have it? 0 with the key's revision to compare, or -EEXIST: another
+ * node has it that lives. */
+int etcd_vtep_claim(struct etcd *e, const char *address, const char *node, uint64_t *ret_mod);
+uint64_t etcd_vtep_mod(struct etcd *e, const char *address);
+bool etcd_has_vtep(struct store *store, const char *node, const struct addr *vtep);
+void etcd_vteps_free(struct etcd *e);
 
 /* ---- etcd_ops.c --------------------------------------------------------------- */
 

@@ -102,11 +102,9 @@ enum etcd_key_kind etcd_key_parse(const struct etcd *e, const ProtobufCBinaryDat
 		enum etcd_key_kind kind;
 		size_t n;
 	} kinds[] = {
-		{ "live", ETCD_KEY_LIVE, 2 },
-		{ "drain", ETCD_KEY_DRAIN, 2 },
-		{ "controller", ETCD_KEY_CONTROLLER, 2 },
-		{ "meta", ETCD_KEY_META, 1 },
-		{ "complete", ETCD_KEY_COMPLETE, 1 },
+		{ "live", ETCD_KEY_LIVE, 2 },	    { "drain", ETCD_KEY_DRAIN, 2 },
+		{ "vtep", ETCD_KEY_VTEP, 2 },	    { "controller", ETCD_KEY_CONTROLLER, 2 },
+		{ "meta", ETCD_KEY_META, 1 },	    { "complete", ETCD_KEY_COMPLETE, 1 },
 		{ "compact", ETCD_KEY_COMPACT, 1 },
 	};
 	char text[ETCD_KEY_MAX], *words[WORDS_MAX], *rest = text;

@@ -26,50 +26,9 @@
 
 #include "common/cleanup.h"
 #include "controller/store/codec.h"
-#include "controller/store/etcd_internal.h"
+#include "controller/store/etcd_ops.h"
 
 #define TXN_PATH "/etcdserverpb.KV/Txn"
-
-enum op_kind {
-	OP_SESSION,
-	OP_COMMIT,
-	OP_REMOVE,
-	OP_PUBLISH,
-	OP_PLAIN, /* not in a node's name */
-};
-
-enum op_state {
-	OP_QUEUED,
-	OP_SENT,
-	OP_WAITING, /* for the watch */
-};
-
-struct op_item {
-	char *key;
-	uint8_t *value; /* NULL: delete it */
-	size_t len;
-};
-
-struct etcd_op {
-	struct etcd *e;
-	struct etcd_holder *holder;
-	enum op_kind kind;
-	enum op_state state;
-	uint64_t deadline_ms, retry_ms;
-	uint64_t revision; /* of the last answer */
-	int result;
-	struct op_item *items;
-	size_t n_items, at, sending; /* [at, at + sending) are on their way */
-	bool linked;		     /* `mod` is the chain's end; it has begun */
-	uint64_t mod, fence, write;
-	uint64_t session, sequence;
-	bool reported, alive, again, holder_alive;
-	struct etcd_live live; /* what live/NODE becomes */
-	store_session_done *session_done;
-	store_commit_done *commit_done;
-	void *userdata;
-	TAILQ_ENTRY(etcd_op) link;
-};
 
 static void op_free(struct etcd_op *op)
 {
@@ -138,183 +97,7 @@ static void op_wait(struct etcd_op *op, uint64_t revision)
 	op->revision = revision;
 }
 
-/* ---- transactions -------------------------------------------------------------------- */
-
-/* Operations of several nodes that etcd takes together or not at all. */
-struct etcd_batch {
-	struct etcd *e;
-	struct etcd_op *ops[ETCD_TXN_NODES];
-	size_t n;
-	TAILQ_ENTRY(etcd_batch) link;
-};
-
-/* What a batch is as a request. */
-struct txn {
-	Etcdserverpb__TxnRequest request;
-	Etcdserverpb__RequestOp ops[ETCD_TXN_OPS], *list[ETCD_TXN_OPS];
-	union {
-		Etcdserverpb__PutRequest put;
-		Etcdserverpb__DeleteRangeRequest del;
-	} parts[ETCD_TXN_OPS];
-	struct txn_node {
-		Etcdserverpb__Compare compare;
-		Etcdserverpb__RequestOp otherwise;
-		Etcdserverpb__RangeRequest range;
-		char live_key[ETCD_KEY_MAX];
-		uint8_t *live;
-	} nodes[ETCD_TXN_NODES];
-	Etcdserverpb__Compare *compares[ETCD_TXN_NODES];
-	Etcdserverpb__RequestOp *otherwises[ETCD_TXN_NODES];
-	char drain_key[ETCD_KEY_MAX];
-	size_t n_nodes, bytes;
-};
-
-static void txn_put(struct txn *t, const char *key, const uint8_t *value, size_t len)
-{
-	size_t i = t->request.n_success++;
-	Etcdserverpb__RequestOp *o = t->list[i] = &t->ops[i];
-
-	etcdserverpb__request_op__init(o);
-	if (value) {
-		etcdserverpb__put_request__init(&t->parts[i].put);
-		t->parts[i].put.key = etcd_bytes(key);
-		t->parts[i].put.value = (ProtobufCBinaryData){ len, (uint8_t *)value };
-		o->request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_PUT;
-		o->request_put = &t->parts[i].put;
-		return;
-	}
-	etcdserverpb__delete_range_request__init(&t->parts[i].del);
-	t->parts[i].del.key = etcd_bytes(key);
-	o->request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_DELETE_RANGE;
-	o->request_delete_range = &t->parts[i].del;
-}
-
-static struct txn *txn_new(void)
-{
-	struct txn *t = calloc(1, sizeof(*t));
-
-	if (!t)
-		return NULL;
-	etcdserverpb__txn_request__init(&t->request);
-	t->request.success = t->list;
-	t->request.compare = t->compares;
-	t->request.failure = t->otherwises;
-	return t;
-}
-
-static void txn_free(struct txn *t)
-{
-	if (!t)
-		return;
-	for (size_t i = 0; i < t->n_nodes; i++)
-		free(t->nodes[i].live);
-	free(t);
-}
-
-static void txn_compare(struct txn *t, struct txn_node *n, uint64_t mod)
-{
-	etcdserverpb__compare__init(&n->compare);
-	n->compare.target = ETCDSERVERPB__COMPARE__COMPARE_TARGET__MOD;
-	n->compare.key = etcd_bytes(n->live_key);
-	n->compare.target_union_case = ETCDSERVERPB__COMPARE__TARGET_UNION_MOD_REVISION;
-	n->compare.mod_revision = (int64_t)mod;
-	t->compares[t->request.n_compare++] = &n->compare;
-
-	etcdserverpb__range_request__init(&n->range);
-	n->range.key = etcd_bytes(n->live_key);
-	etcdserverpb__request_op__init(&n->otherwise);
-	n->otherwise.request_case = ETCDSERVERPB__REQUEST_OP__REQUEST_REQUEST_RANGE;
-	n->otherwise.request_range = &n->range;
-	t->otherwises[t->request.n_failure++] = &n->otherwise;
-}
-
-static int txn_put_live(struct txn *t, struct txn_node *n, struct etcd_op *op)
-{
-	Mcmesh__Store__Live m = MCMESH__STORE__LIVE__INIT;
-	struct etcd_live *live = &op->live;
-
-	m.instance = (ProtobufCBinaryData){ STORE_INSTANCE_LEN, live->instance };
-	m.start_count = live->start_count;
-	m.attempt = live->attempt;
-	m.session = live->session;
-	m.sequence = live->sequence;
-	m.controller = live->controller;
-	m.silent = live->silent;
-	if (live->reported)
-		m.reported = (ProtobufCBinaryData){ EPOCH_LEN, op->e->store.epoch };
-	m.write = op->write;
-	n->live = malloc(mcmesh__store__live__get_packed_size(&m));
-	if (!n->live)
-		return -ENOMEM;
-	txn_put(t, n->live_key, n->live, mcmesh__store__live__pack(&m, n->live));
-	return 0;
-}
-
-static void txn_items(struct txn *t, struct etcd_op *op)
-{
-	size_t i;
-
-	for (i = op->at; i < op->n_items && i - op->at < ETCD_TXN_PUTS; i++) {
-		size_t bytes = op->items[i].len + ETCD_ROW_BYTES;
-
-		if (i > op->at && t->bytes + bytes > ETCD_TXN_BYTES)
-			break;
-		t->bytes += bytes;
-		txn_put(t, op->items[i].key, op->items[i].value, op->items[i].len);
-	}
-	op->sending = i - op->at;
-}
-
-/* The next link of its chain. */
-static int txn_add(struct txn *t, struct etcd_op *op)
-{
-	struct txn_node *n = &t->nodes[t->n_nodes++];
-	bool last;
-
-	etcd_key(op->e, n->live_key, "live/%s", op->holder->node);
-	txn_items(t, op);
-	last = op->at + op->sending == op->n_items;
-	if (op->kind == OP_PLAIN)
-		return 0;
-	txn_compare(t, n, op->mod);
-	if (op->kind == OP_REMOVE && op->mod)
-		txn_put(t, n->live_key, NULL, 0);
-	if (op->kind == OP_REMOVE && last && op->holder->draining) {
-		etcd_key(op->e, t->drain_key, "drain/%s", op->holder->node);
-		txn_put(t, t->drain_key, NULL, 0);
-	}
-	if (op->kind == OP_REMOVE)
-		return 0;
-	if (last && op->sequence)
-		op->live.sequence = op->sequence;
-	if (last && op->reported)
-		op->live.reported = true;
-	if (!op->again)
-		op->write = ++op->e->last_write;
-	return txn_put_live(t, n, op);
-}
-
 /* ---- batches -------------------------------------------------------------------------- */
-
-/* Those of several nodes never write the same key, others may. */
-static bool may_share(const struct etcd_op *op)
-{
-	return op->kind == OP_COMMIT || op->kind == OP_PUBLISH || op->kind == OP_SESSION;
-}
-
-static bool batch_has_room(const struct etcd_batch *b, const struct txn *t,
-			   const struct etcd_op *op)
-{
-	size_t bytes = 0, i;
-
-	if (!b->n)
-		return true;
-	for (i = op->at; i < op->n_items && i - op->at < ETCD_TXN_PUTS; i++)
-		bytes += op->items[i].len + ETCD_ROW_BYTES;
-	return may_share(op) && may_share(b->ops[0]) && b->n < ETCD_TXN_NODES &&
-	       t->request.n_success + (i - op->at) + 1 <= ETCD_TXN_OPS &&
-	       t->bytes + bytes <= ETCD_TXN_BYTES;
-}
 
 static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer);
 
@@ -322,17 +105,17 @@ static void answered(void *userdata, int status, const char *text, const Protobu
 static void batch_send(struct etcd *e, struct etcd_op *const *ops, size_t n, uint64_t now_ms)
 {
 	struct etcd_batch *b = calloc(1, sizeof(*b));
-	struct txn *t = txn_new();
+	struct txn *t = etcd_txn_new();
 	int r = b && t ? 0 : -ENOMEM;
 
-	for (size_t i = 0; r == 0 && i < n && batch_has_room(b, t, ops[i]); i++) {
+	for (size_t i = 0; r == 0 && i < n && etcd_txn_has_room(t, b, ops[i]); i++) {
 		b->ops[b->n++] = ops[i];
-		r = txn_add(t, ops[i]);
+		r = etcd_txn_add(t, ops[i]);
 	}
 	if (r == 0)
 		r = etcd_client_call(e->client, TXN_PATH, &t->request.base,
 				     &etcdserverpb__txn_response__descriptor, answered, b);
-	txn_free(t);
+	etcd_txn_free(t);
 	if (r < 0) {
 		for (size_t i = 0; i < n; i++)
 			ops[i]->retry_ms = now_ms + ETCD_RETRY_MS;
@@ -383,9 +166,14 @@ static int op_begin(struct etcd_op *op)
 		return session_begin(op);
 	case OP_COMMIT:
 	case OP_PUBLISH:
-		if (!h->mod || h->live.session != op->session ||
+		if (!h->mod || h->live.session != op->session || h->refused == op->session ||
 		    strcmp(h->live.controller, op->e->id) != 0)
 			return -ESTALE;
+		if (op->claim[0] &&
+		    etcd_vtep_claim(op->e, op->claim, h->node, &op->claim_mod) < 0) {
+			h->refused = op->session;
+			return -EEXIST;
+		}
 		op->live = h->live;
 		op->live.silent = op->kind == OP_PUBLISH ? !op->alive : h->live.silent;
 		op->mod = h->mod;
@@ -422,6 +210,15 @@ static void link_done(struct etcd_op *op, uint64_t revision)
 	op_wait(op, revision);
 }
 
+/* Somebody was faster: when that is known here, it is begun anew. */
+static void op_decide_again(struct etcd_op *op, uint64_t revision)
+{
+	op->linked = false;
+	op->again = false;
+	op->result = -EAGAIN;
+	op_wait(op, revision);
+}
+
 /* live/NODE is not as it was thought to be: `kv`, or NULL for none. */
 static void link_refused(struct etcd_op *op, uint64_t revision, const Etcdserverpb__KeyValue *kv)
 {
@@ -441,11 +238,8 @@ static void link_refused(struct etcd_op *op, uint64_t revision, const Etcdserver
 		return;
 	}
 	if (op->kind == OP_SESSION) {
-		/* Somebody was faster: decide again once it is known here. */
 		op->holder_alive = true;
-		op->linked = false;
-		op->result = -EAGAIN;
-		op_wait(op, revision);
+		op_decide_again(op, revision);
 		return;
 	}
 	op->result = -ESTALE;
@@ -458,27 +252,43 @@ static void op_retry(struct etcd_op *op, int status, const char *text)
 	op->state = OP_QUEUED;
 	op->again = true;
 	op->retry_ms = etcd_now_ms() + ETCD_RETRY_MS;
-	if (status != RPC_CANCELLED)
+	if (status == RPC_INVALID_ARGUMENT && strstr(text, "too many operations"))
+		etcd_trouble(op->e, ETCD_TXN_SENTENCE, ETCD_TXN_OPS);
+	else if (status != RPC_CANCELLED)
 		etcd_trouble(op->e, "etcd does not take a change: %s",
 			     text[0] ? text : rpc_status_name(status));
 }
 
-/* The i-th of a batch that etcd did not take. */
-static void op_refused(struct etcd_op *op, const Etcdserverpb__TxnResponse *a, size_t i)
+/* The i-th key of those that were compared, as it is; NULL: it is not there. */
+static const Etcdserverpb__KeyValue *result_of(const Etcdserverpb__TxnResponse *a, size_t i)
 {
 	const Etcdserverpb__RangeResponse *range = NULL;
-	const Etcdserverpb__KeyValue *kv;
-	uint64_t mod;
 
 	if (i < a->n_responses &&
 	    a->responses[i]->response_case == ETCDSERVERPB__RESPONSE_OP__RESPONSE_RESPONSE_RANGE)
 		range = a->responses[i]->response_range;
-	kv = range && range->n_kvs ? range->kvs[0] : NULL;
-	mod = kv ? (uint64_t)kv->mod_revision : 0;
-	if (mod == op->mod)
-		op_again(op); /* by another's fault */
+	return range && range->n_kvs ? range->kvs[0] : NULL;
+}
+
+static uint64_t revision_of(const Etcdserverpb__TxnResponse *a, const Etcdserverpb__KeyValue *kv)
+{
+	if (kv)
+		return (uint64_t)kv->mod_revision;
+	return a->header ? (uint64_t)a->header->revision : 0;
+}
+
+/* One of a batch that etcd did not take; its results begin with the i-th. */
+static void op_refused(struct etcd_op *op, const Etcdserverpb__TxnResponse *a, size_t i)
+{
+	const Etcdserverpb__KeyValue *live = result_of(a, i);
+	const Etcdserverpb__KeyValue *claim = op->claiming ? result_of(a, i + 1) : NULL;
+
+	if ((live ? (uint64_t)live->mod_revision : 0) != op->mod)
+		link_refused(op, revision_of(a, live), live);
+	else if (op->claiming && (claim ? (uint64_t)claim->mod_revision : 0) != op->claim_mod)
+		op_decide_again(op, revision_of(a, claim));
 	else
-		link_refused(op, kv || !a->header ? mod : (uint64_t)a->header->revision, kv);
+		op_again(op); /* by another's fault, or what it gives back is another's */
 }
 
 static void answered(void *userdata, int status, const char *text, const ProtobufCMessage *answer)
@@ -486,19 +296,21 @@ static void answered(void *userdata, int status, const char *text, const Protobu
 	const Etcdserverpb__TxnResponse *a = (const Etcdserverpb__TxnResponse *)answer;
 	struct etcd_batch *b = userdata;
 	struct etcd *e = b->e;
+	size_t at = 0;
 
 	TAILQ_REMOVE(&e->batches, b, link);
 	e->n_sent--;
 	e->ops_next_ms = 0;
 	if (status == RPC_OK)
 		etcd_trouble(e, "%s", "");
-	for (size_t i = 0; i < b->n; i++) {
+	for (size_t i = 0, n; i < b->n; i++, at += n) {
+		n = etcd_txn_results(b->ops[i]);
 		if (status != RPC_OK)
 			op_retry(b->ops[i], status, text);
 		else if (a->succeeded)
 			link_done(b->ops[i], a->header ? (uint64_t)a->header->revision : 0);
 		else
-			op_refused(b->ops[i], a, i);
+			op_refused(b->ops[i], a, at);
 	}
 	free(b);
 }
@@ -694,6 +506,17 @@ static int items_add(struct etcd_op *op, const struct log_change *changes, size_
 	return r;
 }
 
+/* The VTEP of the node's row, if it is among what is written in its name. */
+static void claim_take(struct etcd_op *op, const struct store_txn *txn)
+{
+	for (size_t i = 0; i < txn->n_changes; i++) {
+		const struct log_change *c = &txn->changes[i];
+
+		if (c->kind == LOG_NODE && !c->deleted)
+			addr_format(&c->vtep, op->claim);
+	}
+}
+
 static enum op_kind kind_of(const struct store_txn *txn)
 {
 	for (size_t i = 0; i < txn->n_changes; i++) {
@@ -721,6 +544,8 @@ void etcd_commit(struct store *store, const struct store_txn *txn, store_commit_
 		done(userdata, r, 0);
 		return;
 	}
+	if (kind == OP_COMMIT)
+		claim_take(op, txn);
 	op->fence = op->holder->mod;
 	op->session = txn->session;
 	op->sequence = txn->sequence;

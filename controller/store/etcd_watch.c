@@ -44,7 +44,7 @@ struct etcd_holder *etcd_holder_get(struct etcd *e, const char *node)
 
 void etcd_holder_release(struct etcd *e, struct etcd_holder *h)
 {
-	if (h->mod || h->draining || h->dirty || !TAILQ_EMPTY(&h->ops))
+	if (h->mod || h->vtep[0] || h->draining || h->dirty || !TAILQ_EMPTY(&h->ops))
 		return;
 	HASH_DEL(e->holders, h);
 	free(h);
@@ -286,6 +286,9 @@ void etcd_apply(struct etcd *e, const Etcdserverpb__KeyValue *kv, bool deleted)
 	case ETCD_KEY_DRAIN:
 		drain_apply(e, name, !deleted);
 		break;
+	case ETCD_KEY_VTEP:
+		etcd_vtep_apply(e, name, deleted ? NULL : kv);
+		break;
 	case ETCD_KEY_CONTROLLER:
 		if (deleted)
 			peer_gone(e, name);
@@ -417,6 +420,7 @@ void etcd_watch_free(struct etcd *e)
 	struct etcd_peer *peer, *peer_tmp;
 
 	etcd_watch_close(e);
+	etcd_vteps_free(e);
 	HASH_ITER (hh, e->holders, h, h_tmp) {
 		HASH_DEL(e->holders, h);
 		free(h);

@@ -136,6 +136,11 @@ const char *const *store_controllers(struct store *store)
 	return store->ops->controllers ? store->ops->controllers(store) : none;
 }
 
+bool store_has_vtep(struct store *store, const char *node, const struct addr *vtep)
+{
+	return !store->ops->has_vtep || store->ops->has_vtep(store, node, vtep);
+}
+
 size_t store_batch(const struct log_change *changes, size_t n)
 {
 	size_t bytes = 0, i;

@@ -112,8 +112,10 @@ struct store_txn {
 	size_t n_changes;
 };
 
-/* 0 with the revision at or before which all of it is in; -ESTALE: fenced. A
- * failed commit may be in, in part: the same again is harmless. */
+/* 0 with the revision at or before which all of it is in; -ESTALE: fenced;
+ * -EEXIST: another living node has the VTEP, and nothing that this session commits
+ * gets in any more. A commit that failed in another way may be in, in part: the same
+ * again is harmless. */
 typedef void store_commit_done(void *userdata, int result, uint64_t revision);
 
 struct store_ops {
@@ -154,6 +156,9 @@ struct store_ops {
 	void (*ahead)(struct store *store, uint64_t revision);
 	/* Where the other living controllers can be asked; NULL-terminated, borrowed. */
 	const char *const *(*controllers)(struct store *store);
+	/* Is the VTEP known to all as the node's? If not, its row has to be committed,
+	 * also when it says nothing new. */
+	bool (*has_vtep)(struct store *store, const char *node, const struct addr *vtep);
 };
 
 struct store {
@@ -205,6 +210,7 @@ void store_drain(struct store *store, const char *node, bool on, store_commit_do
 bool store_is_serving(const struct store *store, uint64_t now_ms);
 void store_ahead(struct store *store, uint64_t revision);
 const char *const *store_controllers(struct store *store);
+bool store_has_vtep(struct store *store, const char *node, const struct addr *vtep);
 
 /* How many of the changes make the next revision: a bounded, non-empty batch. */
 size_t store_batch(const struct log_change *changes, size_t n);

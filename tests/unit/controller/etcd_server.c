@@ -41,6 +41,8 @@ int etcd_free_port(void)
 }
 
 /* Separated by blanks; none is in a value. */
+const char *etcd_arguments = "";
+
 static void command_make(const struct etcd_cluster *c, int i, char line[COMMAND_MAX])
 {
 	const struct etcd_member *m = &c->members[i];
@@ -64,6 +66,7 @@ static void command_make(const struct etcd_cluster *c, int i, char line[COMMAND_
 			" --client-cert-auth --trusted-ca-file %s/ca.pem --cert-file %s/c1.pem"
 			" --key-file %s/c1.key",
 			c->pki, c->pki, c->pki);
+	n += snprintf(line + n, COMMAND_MAX - (size_t)n, "%s", etcd_arguments);
 	cr_assert_lt(n, COMMAND_MAX);
 }
 

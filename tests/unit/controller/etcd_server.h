@@ -24,6 +24,8 @@ struct etcd_cluster {
 };
 
 bool etcd_is_installed(void);
+/* More of its command line, for members that are started from now on. */
+extern const char *etcd_arguments;
 /* Of loopback; nobody else has it now. */
 int etcd_free_port(void);
 /* Until every member answers. */

@@ -3,6 +3,8 @@
 #include "etcd_server.h"
 #include "harness.h"
 
+#include <errno.h>
+
 static struct etcd_cluster cluster;
 static struct controller_config *other_config;
 static struct rpc_channel *other_channel;
@@ -389,4 +391,180 @@ Test(shared, a_new_epoch_begins_everywhere)
 	other_start();
 	cr_assert(second->store->is_fresh);
 	cr_assert_arr_neq(log_epoch(second->log), a.epoch, EPOCH_LEN);
+}
+
+/* ---- one VTEP, two nodes ---------------------------------------------------------- */
+
+static bool has_row(const struct controller *at, const char *name)
+{
+	return log_find_live(at->log, LOG_NODE, 0, name, NULL, NULL);
+}
+
+struct commit {
+	int result;
+	bool done;
+};
+
+static void on_session(void *userdata, int result, uint64_t session, uint64_t last)
+{
+	*(uint64_t *)userdata = result < 0 ? UINT64_MAX : session;
+}
+
+static void on_commit(void *userdata, int result, uint64_t revision)
+{
+	*(struct commit *)userdata = (struct commit){ result, true };
+}
+
+static uint64_t session_of(struct controller *at, const char *node, uint8_t instance)
+{
+	struct store_session q = { .node = node, .instance = { instance }, .attempt = 1 };
+	uint64_t session = 0;
+
+	store_session(at->store, &q, on_session, &session);
+	UNTIL(session);
+	cr_assert_neq(session, UINT64_MAX);
+	return session;
+}
+
+static void commit_row(struct controller *at, const char *node, uint64_t session, uint8_t vtep,
+		       struct commit *ret_commit)
+{
+	struct log_change change = { .kind = LOG_NODE, .node = node };
+	struct store_txn txn = {
+		.node = node, .session = session, .changes = &change, .n_changes = 1
+	};
+	char text[32];
+
+	snprintf(text, sizeof(text), "203.0.113.%u", vtep);
+	cr_assert_eq(addr_parse(text, &change.vtep), 0);
+	*ret_commit = (struct commit){ 0 };
+	store_commit(at->store, &txn, on_commit, ret_commit);
+}
+
+static void commit_member(struct controller *at, const char *node, uint64_t session,
+			  struct commit *ret_commit)
+{
+	struct log_change change = {
+		.kind = LOG_MEMBER, .node = node, .segment = 1, .filter.mode = FILTER_EXCLUDE
+	};
+	struct store_txn txn = {
+		.node = node, .session = session, .changes = &change, .n_changes = 1
+	};
+
+	cr_assert_eq(addr_parse("239.1.1.1", &change.group), 0);
+	*ret_commit = (struct commit){ 0 };
+	store_commit(at->store, &txn, on_commit, ret_commit);
+}
+
+Test(shared, S20_a_vtep_claimed_at_two_controllers_at_once_is_the_firsts)
+{
+	uint64_t sessions[2] = { session_of(c, "n1", 1), session_of(second, "n2", 2) };
+	struct commit rows[2], members[2];
+	size_t loser;
+
+	/* Neither has seen anything of the other. */
+	commit_row(c, "n1", sessions[0], 1, &rows[0]);
+	commit_row(second, "n2", sessions[1], 1, &rows[1]);
+	commit_member(c, "n1", sessions[0], &members[0]);
+	commit_member(second, "n2", sessions[1], &members[1]);
+	UNTIL(rows[0].done && rows[1].done && members[0].done && members[1].done);
+	loser = rows[0].result == 0;
+	cr_assert_eq(rows[!loser].result, 0);
+	cr_assert_eq(rows[loser].result, -EEXIST);
+	cr_assert_eq(members[!loser].result, 0);
+	cr_assert_lt(members[loser].result, 0, "no members of a node that is not there");
+	UNTIL(has_row(c, loser ? "n1" : "n2") && has_row(second, loser ? "n1" : "n2"));
+	cr_assert_not(has_row(c, loser ? "n2" : "n1"));
+	/* Of one controller, in one transaction, too. */
+	sessions[0] = session_of(c, "n3", 3);
+	sessions[1] = session_of(c, "n4", 4);
+	commit_row(c, "n3", sessions[0], 3, &rows[0]);
+	commit_row(c, "n4", sessions[1], 3, &rows[1]);
+	UNTIL(rows[0].done && rows[1].done);
+	cr_assert_eq((rows[0].result == 0) + (rows[1].result == 0), 1);
+	cr_assert_eq(rows[0].result + rows[1].result, -EEXIST);
+}
+
+Test(shared, S20_a_vtep_goes_with_its_node_and_by_a_move)
+{
+	uint64_t n1 = session_of(c, "n1", 1), n2 = session_of(second, "n2", 2);
+	struct log_change gone = { .kind = LOG_NODE, .node = "n1", .deleted = true };
+	struct store_txn removal = {
+		.node = "n1", .session = n1, .removes_node = true, .changes = &gone, .n_changes = 1
+	};
+	struct commit one, two;
+
+	commit_row(c, "n1", n1, 1, &one);
+	UNTIL(one.done && has_row(second, "n1"));
+	commit_row(second, "n2", n2, 1, &two);
+	UNTIL(two.done);
+	cr_assert_eq(two.result, -EEXIST);
+	/* n1 moves to another address: the first is free. */
+	commit_row(c, "n1", n1, 9, &one);
+	UNTIL(one.done);
+	cr_assert_eq(one.result, 0);
+	n2 = session_of(second, "n5", 5);
+	commit_row(second, "n5", n2, 1, &two);
+	UNTIL(two.done);
+	cr_assert_eq(two.result, 0);
+	/* n1 is removed: so is the second. */
+	store_commit(c->store, &removal, on_commit, &one);
+	one.done = false;
+	UNTIL(one.done);
+	cr_assert_eq(one.result, 0);
+	commit_row(second, "n5", n2, 9, &two);
+	UNTIL(two.done);
+	cr_assert_eq(two.result, 0);
+	/* One that nobody hears keeps nothing from others. */
+	n1 = session_of(c, "n6", 6);
+	commit_row(c, "n6", n1, 6, &one);
+	UNTIL(one.done);
+	UNTIL(is_elsewhere(second, "n6"));
+	store_publish(c->store, "n6", n1, false);
+	UNTIL(!is_elsewhere(second, "n6"));
+	n2 = session_of(second, "n7", 7);
+	commit_row(second, "n7", n2, 6, &two);
+	UNTIL(two.done);
+	cr_assert_eq(two.result, 0);
+}
+
+Test(shared, S20_agents_with_one_vtep_at_two_controllers)
+{
+	static struct agent a, b;
+	struct agent *first, *other;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	agent_open(&b, &(struct hello){
+			       .node = "n2", .vtep = 1, .instance = 2, .channel = other_channel });
+	UNTIL(a.closed || b.closed);
+	first = a.closed ? &b : &a;
+	other = a.closed ? &a : &b;
+	cr_assert_eq(other->status, RPC_ALREADY_EXISTS, "%d %s", other->status, other->text);
+	UNTIL(first->session);
+	agent_report(first, 1, true, 7);
+	cr_assert_eq(first->accepted, 1);
+	UNTIL(has_row(c, first == &a ? "n1" : "n2"));
+	cr_assert_not(has_row(c, first == &a ? "n2" : "n1"));
+}
+
+/* ---- an etcd that takes less than is needed ------------------------------------------ */
+
+Test(shared_limits, S16_an_etcd_with_small_transactions_is_told_at_the_start, .timeout = 60)
+{
+	char why[CONTROLLER_WHY_MAX];
+	struct controller *none;
+
+	if (!etcd_is_installed())
+		cr_skip_test("etcd is not installed: apt-get install etcd-server");
+	etcd_arguments = " --max-txn-ops 127";
+	etcd_cluster_start(&cluster, 1);
+	snprintf(spec, sizeof(spec), "etcd:%s", cluster.endpoints);
+	cr_assert_eq(controller_config_load(NULL, &config, why), 0);
+	configure_one(config);
+	cr_assert_eq(rpc_new(&rpc), 0);
+	cr_assert_lt(controller_new(config, rpc, NULL, &none, why), 0);
+	cr_assert_not_null(strstr(why, "--max-txn-ops 128"), "%s", why);
+	rpc_free(rpc);
+	controller_config_free(config);
+	etcd_cluster_stop(&cluster);
 }
