@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import certificates  # noqa: E402
 import programs  # noqa: E402
 import topology as topo  # noqa: E402
+import wireguard  # noqa: E402
 from topology import LabError  # noqa: E402
 
 UP_DEADLINE_S = int(os.environ.get("MCMESH_LAB_DEADLINE_S", "20"))
@@ -66,6 +67,8 @@ def parse_up(args):
     parser.add_argument("--tls", action="store_true",
                         help="mutual TLS; certificates in /run/mcmesh-lab/pki")
     parser.add_argument("--kernel-vxlan", action="store_true")
+    parser.add_argument("--underlay", choices=["ethernet", "wireguard"], default="ethernet",
+                        help="wireguard: everything between machines is encrypted")
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
     parser.add_argument("--agent-set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting for every agent's YAML, e.g. gmp.query_interval_ms=1000")
@@ -86,10 +89,22 @@ def parse_up(args):
     if o.store == "etcd" and not os.access(programs.ETCD_PROGRAM, os.X_OK):
         raise UsageError("the etcd store needs the Debian package etcd-server: "
                          "run ./dev setup")
+    if o.underlay == "wireguard":
+        check_wireguard(o)
     for item in o.agent_set + o.controller_set:
         if "=" not in item:
             raise UsageError(f"a setting is KEY=VALUE, not '{item}'")
     return o
+
+
+def check_wireguard(o):
+    if o.nodes + o.controllers + programs.ETCD_MEMBERS > wireguard.MAX_MACHINES:
+        raise UsageError(f"a lab with WireGuard has at most {wireguard.MAX_MACHINES} machines, "
+                         f"controllers and {programs.ETCD_MEMBERS} members of etcd included")
+    package = wireguard.missing()
+    if package:
+        raise UsageError(f"--underlay wireguard needs the Debian package {package}: "
+                         "run ./dev setup")
 
 
 def state_of(o):
@@ -113,7 +128,8 @@ def cmd_up(args):
                                   programs.etcds(state), o.ipv6_underlay)
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
-            topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state))
+            topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state),
+                    wireguard.up if o.underlay == "wireguard" else None)
             for name in programs.etcds(state):
                 programs.start_etcd(state, name)
             for name in programs.etcds(state):

@@ -103,8 +103,9 @@ def pid_of(directory):
     return None
 
 
-def spawn(name, kind, command):
-    directory = RUN / name
+def spawn(name, kind, command, directory=None):
+    """`name`: whose namespace, and, unless `directory` says another, whose folder."""
+    directory = RUN / (directory or name)
     directory.mkdir(parents=True, exist_ok=True)
     if pid_of(directory):
         raise LabError(f"{kind} {name} runs already")

@@ -24,6 +24,7 @@ MAX_PORTS = 250
 MAX_CONTROLLERS = 5
 # Room for a workload's full-size packet with the overlay's headers around it.
 UNDERLAY_MTU = 1600
+TUNNEL_MTU = 1500  # of the link beneath one
 
 OURS = re.compile(r"^mcm-(underlay|n\d+|n\d+p\d+|c\d+|e\d+)$")
 NODE = re.compile(r"^n(\d+)$")
@@ -63,6 +64,24 @@ def controller_address(name):
 
 def etcd_address(name):
     return f"203.0.113.{240 + int(ETCD.match(name)[1])}"
+
+
+def host_addresses(name):
+    """Of what is on the underlay, where the others find it: IPv4 and IPv6."""
+    if NODE.match(name):
+        return vtep(name), vtep6(name)
+    v4 = etcd_address(name) if ETCD.match(name) else controller_address(name)
+    return v4, f"fd00:203:0:113::{ord(name[0]) - 87:x}:{name[1:]}"
+
+
+def physical_address(name):
+    """Of the link, when the addresses above are those of a tunnel."""
+    return "192.0.2." + host_addresses(name)[0].rsplit(".", 1)[1]
+
+
+def workload_networks(node):
+    n = NODE.match(node)[1]
+    return [f"198.18.{n}.0/24", f"fd00:198:18:{n}::/64"]
 
 
 def workload_address(name):
@@ -128,20 +147,14 @@ ROUTER = {
 }
 
 
-def _host_links(name, address4, address6):
-    return [
-        "link set lo up",
-        f"addr add {address4}/24 dev {UPLINK}",
-        f"addr add {address6}/64 dev {UPLINK} nodad",
-        f"link set {UPLINK} mtu {UNDERLAY_MTU} up",
-    ]
-
-
-def _uplink(name):
+def _uplink(name, addresses, mtu):
     ip_batch([
-        f"link add u-{name} mtu {UNDERLAY_MTU} type veth peer name {UPLINK} netns {netns(name)}",
+        f"link add u-{name} mtu {mtu} type veth peer name {UPLINK} netns {netns(name)}",
         f"link set u-{name} master {BRIDGE} up",
     ], "underlay")
+    ip_batch(["link set lo up",
+              *(f"addr add {address} dev {UPLINK} nodad" for address in addresses),
+              f"link set {UPLINK} mtu {mtu} up"], name)
 
 
 def workload_up(name):
@@ -182,29 +195,26 @@ def port_down(name):
     ip_batch([f"link del {name}"], "n" + WORKLOAD.match(name)[1])
 
 
-def up(nodes, ports, servers):
-    """`servers`: names of controllers and of members of etcd."""
+def up(nodes, ports, servers, tunnel=None):
+    """`servers`: names of controllers and of members of etcd. `tunnel`, given all that is
+    on the underlay, makes the devices that have its addresses, in place of the link."""
     hosts = node_names(nodes)
+    mtu = TUNNEL_MTU if tunnel else UNDERLAY_MTU
     ip_batch([f"netns add {netns(n)}" for n in ["underlay", *hosts, *servers]])
     sysctl("underlay", QUIET_IPV6)
     ip_batch([f"link add {BRIDGE} type bridge mcast_snooping 0 forward_delay 0",
-              f"link set {BRIDGE} mtu {UNDERLAY_MTU} up"], "underlay")
+              f"link set {BRIDGE} mtu {mtu} up"], "underlay")
     for name in hosts + servers:
-        _uplink(name)
-    for name in servers:
-        sysctl(name, {**QUIET_IPV6, **ANY_PATH})
-        address = etcd_address(name) if ETCD.match(name) else controller_address(name)
-        ip_batch(_host_links(name, address, f"fd00:203:0:113::{ord(name[0]) - 87:x}:{name[1:]}"),
-                 name)
+        sysctl(name, {**QUIET_IPV6, **ANY_PATH, **(ROUTER if name in hosts else {})})
+        v4, v6 = host_addresses(name)
+        _uplink(name, [f"{physical_address(name)}/24"] if tunnel else [f"{v4}/24", f"{v6}/64"],
+                mtu)
+    if tunnel:
+        tunnel(hosts + servers)
     for name in hosts:
-        sysctl(name, {**QUIET_IPV6, **ANY_PATH, **ROUTER})
-        routes = []
-        for other in hosts:
-            if other != name:
-                n = other[1:]
-                routes += [f"route add 198.18.{n}.0/24 via {vtep(other)}",
-                           f"route add fd00:198:18:{n}::/64 via {vtep6(other)}"]
-        ip_batch(_host_links(name, vtep(name), vtep6(name)) + routes, name)
+        ip_batch([f"route add {network} via {gateway}" for other in hosts if other != name
+                  for network, gateway in zip(workload_networks(other), host_addresses(other))],
+                 name)
         for p in range(1, ports + 1):
             workload_up(f"{name}p{p}")
 

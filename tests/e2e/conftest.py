@@ -23,6 +23,7 @@ import certificates  # noqa: E402
 import programs  # noqa: E402
 import sockets  # noqa: E402
 import topology as topo  # noqa: E402
+import wireguard  # noqa: E402
 
 # Timers of a protocol that takes minutes, short enough to be waited for. The
 # query interval is well above the response interval, as RFC 9776 8.3 wants.
@@ -206,6 +207,22 @@ def ha_mesh(mesh):
     mesh_up(TLS, "--controllers", "3")
     yield mesh
     mesh_up(TLS)
+
+
+@pytest.fixture(scope="module")
+def wireguard_mesh(mesh):
+    """For the tests of one file: all that machines say to each other is encrypted."""
+    package = wireguard.missing()
+    if package:
+        pytest.skip(f"the Debian package {package} is not installed: run ./dev setup")
+    mesh_up(TLS, "--underlay", "wireguard")
+    yield mesh
+    mesh_up(TLS)
+
+
+@pytest.fixture
+def wireguard_lab(wireguard_mesh, lab):
+    return lab
 
 
 @pytest.fixture
