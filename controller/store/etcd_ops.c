@@ -19,6 +19,8 @@
  * deletes live/NODE with its first transaction and goes on for as long as
  * there is none, so a node that comes back stops it.
  */
+#include "controller/store/etcd_ops.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,6 @@
 
 #include "common/cleanup.h"
 #include "controller/store/codec.h"
-#include "controller/store/etcd_ops.h"
 
 #define TXN_PATH "/etcdserverpb.KV/Txn"
 

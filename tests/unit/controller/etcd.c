@@ -563,7 +563,7 @@ Test(etcd, a_close_does_not_wait_for_an_etcd_that_hangs)
 
 	cr_assert_eq(take(&a, 1, 1, 1, false), 0);
 	txn.session = a.session;
-	kill(cluster.members[0].pid, SIGSTOP);
+	etcd_member_freeze(&cluster, 0);
 	a.done = false;
 	store_commit(a.store, &txn, on_commit, &a);
 	UNTIL(((struct etcd *)a.store)->n_sent > 0);

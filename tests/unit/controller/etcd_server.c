@@ -197,6 +197,12 @@ void etcd_cluster_start_tls(struct etcd_cluster *c, const char *source_dir)
 	cluster_wait(c);
 }
 
+void etcd_member_freeze(struct etcd_cluster *c, int i)
+{
+	kill(c->members[i].pid, SIGSTOP);
+	waitpid(c->members[i].pid, NULL, WUNTRACED); /* its last thread stands, too */
+}
+
 void etcd_member_kill(struct etcd_cluster *c, int i)
 {
 	if (!c->members[i].pid)

@@ -35,6 +35,8 @@ void etcd_cluster_start_tls(struct etcd_cluster *cluster, const char *source_dir
 /* POST to the JSON gateway of the first member. */
 void etcd_post(const struct etcd_cluster *cluster, const char *path, const char *body);
 void etcd_member_start(struct etcd_cluster *cluster, int member);
+/* Stops it, until SIGCONT. */
+void etcd_member_freeze(struct etcd_cluster *cluster, int member);
 void etcd_member_kill(struct etcd_cluster *cluster, int member);
 /* Ends it and forgets all that it had. */
 void etcd_member_wipe(struct etcd_cluster *cluster, int member);
