@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applications that know nothing of mcmesh, between nodes. What each measured is printed
 at the end of the run; docs/applications.md has a table of it."""
+import os
 import pathlib
 import re
 import socket
@@ -202,6 +203,35 @@ def test_socat_talks_both_ways(lab, app, group, family):
         ends[name].tell(f"hello from {name}\n")
         lab.wait(f"{other} hears {name}: {ends[other]}",
                  lambda: ends[other].text().count(f"hello from {name}") == 1)
+
+
+# ---- udpcast ----------------------------------------------------------------
+
+IMAGE_BYTES = 8_000_000
+
+
+def test_udpcast_image(lab, app, measured, tmp_path):
+    """A file to two nodes at once: its data by multicast, what is missing asked for again. It
+    finds its receivers by a group too; that of its default is link-local."""
+    need("udp-sender", "udpcast")
+    find, data = lab.new_group(), lab.new_group()
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(IMAGE_BYTES))
+    names = ("n2p1", "n3p1")
+    common = ["--interface", "eth0", "--ttl", "8", "--mcast-rdv-address", find, "--nokbd"]
+    copies = [app(name, "udp-receiver", "--file", tmp_path / name, *common) for name in names]
+    lab.wait_route("n1", find, remotes=["n2", "n3"], deadline_s=10)
+    before = copies_to_remotes(lab, "n1")
+    sender = app("n1p1", "udp-sender", "--file", image, *common, "--mcast-data-address", data,
+                 "--min-receivers", len(names), "--max-wait", "8", "--no-progress")
+    assert sender.ends(25) == 0, sender
+    carried = copies_to_remotes(lab, "n1") - before
+    for name, copy in zip(names, copies):
+        assert copy.ends(5) == 0, copy
+        assert (tmp_path / name).read_bytes() == image.read_bytes()
+        rate = re.findall(r"bytes= *[\d ]+\(([ \d.]+) Mbps\)", copy.text())[-1].strip()
+        measured(f"udpcast, {name}: {IMAGE_BYTES / 1e6:.0f} MB at {rate} Mbit/s, the same bytes; "
+                 f"{carried} packets to two nodes")
 
 
 # ---- mDNS, PTP --------------------------------------------------------------
