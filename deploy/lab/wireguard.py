@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An underlay that is encrypted: `lab up --underlay wireguard`.
 
-    n1: uplink0 192.0.2.1 (MTU 1500) ··· mcmwg-n1 203.0.113.1 (MTU 1420)
+    n1: uplink0 198.51.100.1 (MTU 1500) ··· mcmwg-n1 203.0.113.1 (MTU 1420)
 
 The machines of the lab, controllers too, keep the addresses that they have without it,
 but on a WireGuard device: it has no MAC addresses and no neighbours. The link beneath has
@@ -53,7 +53,7 @@ def device(name):
 
 def _make_device(name):
     try:
-        topo.run(["ip", "-n", topo.netns(name), "link", "add", device(name), "type", "wireguard"])
+        topo.ip_batch([f"link add {device(name)} type wireguard"], name)
     except LabError:
         programs.spawn(name, "wireguard", [GO, "-f", device(name)], directory=device(name))
         programs.wait_until(f"wireguard-go of {name}", lambda: os.path.exists(
