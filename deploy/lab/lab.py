@@ -8,21 +8,28 @@ import os
 import signal
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "vmlab")]
 
 import certificates  # noqa: E402
+import machines  # noqa: E402
 import programs  # noqa: E402
 import topology as topo  # noqa: E402
 import wireguard  # noqa: E402
 from topology import LabError  # noqa: E402
 
-UP_DEADLINE_S = int(os.environ.get("MCMESH_LAB_DEADLINE_S", "20"))
+DEADLINE_S, MACHINES_DEADLINE_S = 20, 300  # an emulated machine is slow
 LOCK = "/run/mcmesh-lab.lock"
 USAGE = 2
 
 
 class UsageError(Exception):
     """Wrong command line, or something this version does not have: exit 2."""
+
+
+def deadline_s():
+    usual = MACHINES_DEADLINE_S if machines.nodes() else DEADLINE_S
+    return int(os.environ.get("MCMESH_LAB_DEADLINE_S", usual))
 
 
 @contextlib.contextmanager
@@ -70,6 +77,10 @@ def parse_up(args):
     parser.add_argument("--underlay", choices=["ethernet", "wireguard"], default="ethernet",
                         help="wireguard: everything between machines is encrypted")
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
+    parser.add_argument("--machines", metavar="KERNEL",
+                        help="nodes are virtual machines; see ./dev vmlab help")
+    parser.add_argument("--tap", action="append", default=[], metavar="nNpP",
+                        help="this workload is behind a tap, as a virtual machine is")
     parser.add_argument("--agent-set", action="append", default=[], metavar="KEY=VALUE",
                         help="a setting for every agent's YAML, e.g. gmp.query_interval_ms=1000")
     parser.add_argument("--controller-set", action="append", default=[], metavar="KEY=VALUE",
@@ -110,7 +121,22 @@ def check_wireguard(o):
 def state_of(o):
     return {"nodes": o.nodes, "ports": o.ports, "controllers": o.controllers, "store": o.store,
             "ipv6_underlay": o.ipv6_underlay, "tls": o.tls, "agent_set": ["limits.ports=4096"] + o.agent_set,
-            "controller_set": o.controller_set, "mounted_bpffs": False}
+            "controller_set": o.controller_set, "mounted_bpffs": False,
+            "machines": o.machines, "taps": o.tap}
+
+
+def network_up(o, state):
+    boot = None
+    if o.machines:
+        import kernels
+        import qemu
+        kernel = kernels.fetch(o.machines)
+
+        def boot(nodes, mtu):
+            qemu.up(nodes, kernel, o.tap, mtu)
+    os.environ["MCMESH_LAB_TAPS"] = " ".join(o.tap)
+    topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state),
+            wireguard.up if o.underlay == "wireguard" else None, boot)
 
 
 def cmd_up(args):
@@ -128,18 +154,17 @@ def cmd_up(args):
                                   programs.etcds(state), o.ipv6_underlay)
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
-            topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state),
-                    wireguard.up if o.underlay == "wireguard" else None)
+            network_up(o, state)
             for name in programs.etcds(state):
                 programs.start_etcd(state, name)
             for name in programs.etcds(state):
                 programs.wait_until(f"etcd {name} is healthy",
-                                    lambda: programs.etcd_is_healthy(name), UP_DEADLINE_S)
+                                    lambda: programs.etcd_is_healthy(name), deadline_s())
             for name in programs.controllers(state):
                 programs.start_controller(state, name)
             for name in programs.agents(state):
                 programs.start_agent(state, name)
-            programs.wait_ready(state, UP_DEADLINE_S)
+            programs.wait_ready(state, deadline_s())
         except BaseException:
             programs.down()
             raise
@@ -156,8 +181,8 @@ def cmd_status(args):
 
 
 def existing_name(name):
-    if name not in topo.existing() or name == "underlay":
-        raise LabError(f"the lab has no '{name}'; it has {', '.join(topo.existing()) or 'nothing'}")
+    if name not in topo.known() or name == "underlay":
+        raise LabError(f"the lab has no '{name}'; it has {', '.join(topo.known()) or 'nothing'}")
     return name
 
 
@@ -218,7 +243,7 @@ def start(state, kind, name):
             raise LabError(f"{kind} {name} ended:\n{programs.log_tail(name)}")
         return check(name)
 
-    programs.wait_until(f"{kind} {name} answers", answers, UP_DEADLINE_S)
+    programs.wait_until(f"{kind} {name} answers", answers, deadline_s())
 
 
 def cmd_start(args):

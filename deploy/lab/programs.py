@@ -16,6 +16,7 @@ import sys
 import time
 
 import certificates
+import machines
 import topology as topo
 from topology import LabError
 
@@ -86,19 +87,11 @@ def etcds(state):
 # ---- processes --------------------------------------------------------------
 
 
-def _start_time(pid):
-    """Ticks of the process's start; None when it is gone or a zombie."""
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
+@machines.there(0)
 def pid_of(directory):
-    for file in directory.glob("*.pid"):
+    for file in pathlib.Path(directory).glob("*.pid"):
         pid, started = file.read_text().split()
-        if _start_time(pid) == started:
+        if machines.start_time(pid) == started:
             return int(pid)
     return None
 
@@ -112,11 +105,12 @@ def spawn(name, kind, command, directory=None):
     with open(directory / f"{kind}.log", "ab") as log:
         process = subprocess.Popen(topo.enter(name, *command), stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)
-    started = _start_time(process.pid)
+    started = machines.start_time(process.pid)
     (directory / f"{kind}.pid").write_text(f"{process.pid} {started}\n")
     return process
 
 
+@machines.there(0)
 def end(name, sig=signal.SIGTERM):
     """Signal a program and wait until it is gone; what ignores it is killed."""
     directory = RUN / name
@@ -223,6 +217,7 @@ def write_config(name, kind, config):
     return str(path)
 
 
+@machines.there(1, with_state=True)
 def start_agent(state, node):
     (RUN / node / "state").mkdir(parents=True, exist_ok=True)
     config = write_config(node, "agent", agent_config(state, node))
@@ -300,7 +295,7 @@ def live_controller(state):
     return names[0]
 
 
-def ctl_command(args, agent=None, controller=None):
+def _ctl_line(args, agent, controller):
     if not agent and not controller:
         controller = live_controller(load())
     if agent:
@@ -309,13 +304,21 @@ def ctl_command(args, agent=None, controller=None):
         target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]
         if certificates.PKI.is_dir():
             target += certificates.arguments()
-    return topo.enter(agent or controller, program("mcmeshctl"), *target, *args)
+    return agent or controller, [program("mcmeshctl"), *target, *args]
+
+
+def ctl_command(args, agent=None, controller=None):
+    name, line = _ctl_line(args, agent, controller)
+    return topo.enter(name, *line)
+
+
+def ctl(args, agent=None, timeout=20, controller=None):
+    return topo.call(*_ctl_line(args, agent, controller), timeout=timeout)
 
 
 def ctl_json(args, agent=None, timeout=20, controller=None):
     """The answer as Python objects, or None when the program says no."""
-    done = subprocess.run(ctl_command(["-o", "json", *args], agent, controller),
-                          capture_output=True, text=True, timeout=timeout)
+    done = ctl(["-o", "json", *args], agent, timeout, controller)
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
@@ -347,6 +350,7 @@ def died(state):
     return None
 
 
+@machines.there(0)
 def log_tail(name, lines=8):
     text = ""
     for file in (RUN / name).glob("*.log"):
@@ -414,7 +418,7 @@ def _end_strays():
         for sig in (signal.SIGTERM, signal.SIGKILL):
             pids = subprocess.run(["ip", "netns", "pids", topo.netns(name)], capture_output=True,
                                   text=True).stdout.split()
-            alive = [int(p) for p in pids if int(p) != os.getpid() and _start_time(p)]
+            alive = [int(p) for p in pids if int(p) != os.getpid() and machines.start_time(p)]
             for pid in alive:
                 try:
                     os.kill(pid, sig)
@@ -423,7 +427,7 @@ def _end_strays():
             if not alive:
                 break
             try:
-                wait_until("", lambda: not any(_start_time(p) for p in alive), 2)
+                wait_until("", lambda: not any(machines.start_time(p) for p in alive), 2)
             except LabError:
                 continue
             break
@@ -436,6 +440,7 @@ def down():
         mounted = load().get("mounted_bpffs", False)
     except (LabError, ValueError):
         pass
+    machines.down()
     if RUN.is_dir():
         for directory in sorted(RUN.iterdir()):
             if directory.is_dir():

@@ -12,6 +12,9 @@ underlay.
 import os
 import re
 import subprocess
+import sys
+
+import machines
 
 PREFIX = "mcm-"
 UNDERLAY = PREFIX + "underlay"
@@ -96,26 +99,45 @@ def workload_address6(name):
 
 def enter(name, *command):
     """The command line that runs `command` in a namespace: net only, so that
-    bpffs and everything else stays in sight."""
-    return ["nsenter", "--net=" + netns_path(name), "--", *command]
+    bpffs and everything else stays in sight. On a machine: one that runs it there."""
+    line = ["nsenter", "--net=" + netns_path(name), "--", *command]
+    return machines.line(machines.node_of(name), line) if machines.node_of(name) else line
 
 
-def run(command, stdin=None):
-    done = subprocess.run(command, input=stdin, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
+def call(name, command, stdin=None, timeout=None):
+    """Runs it there and waits: like subprocess.run with captured text."""
+    node = machines.node_of(name)
+    line = ["nsenter", "--net=" + netns_path(name), "--", *command]
+    if node:
+        return machines.run(node, line, stdin, timeout)
+    return subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=timeout)
+
+
+def _checked(command, done):
     if done.returncode:
-        raise LabError(f"{' '.join(command)}: {done.stdout.strip()}")
+        raise LabError(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()}")
     return done.stdout
 
 
+def run(command, stdin=None):
+    return _checked(command, subprocess.run(command, input=stdin, text=True, capture_output=True))
+
+
+def run_in(name, command, stdin=None):
+    return _checked(command, call(name, command, stdin))
+
+
 def ip_batch(lines, name=None):
-    where = ["-n", netns(name)] if name else []
-    run(["ip", *where, "-batch", "-"], "\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    if name:
+        run_in(name, ["ip", "-batch", "-"], text)
+    else:
+        run(["ip", "-batch", "-"], text)
 
 
 def sysctl(name, settings):
     script = "\n".join(f"echo {value} > /proc/sys/net/{key}" for key, value in settings.items())
-    run(enter(name, "sh", "-ec", script))
+    run_in(name, ["sh", "-ec", script])
 
 
 def existing():
@@ -125,6 +147,14 @@ def existing():
     except FileNotFoundError:
         return []
     return [n[len(PREFIX):] for n in names if OURS.match(n)]
+
+
+def known():
+    """Names that a command can be run in: namespaces here, and what is on machines."""
+    names = existing()
+    for node in machines.nodes():
+        names += machines.call(node, "topology.existing")
+    return names
 
 
 QUIET_IPV6 = {
@@ -147,16 +177,20 @@ ROUTER = {
 }
 
 
-def _uplink(name, addresses, mtu):
+def _link(name, mtu):
     ip_batch([
         f"link add u-{name} mtu {mtu} type veth peer name {UPLINK} netns {netns(name)}",
         f"link set u-{name} master {BRIDGE} up",
     ], "underlay")
+
+
+def _uplink(name, addresses, mtu):
     ip_batch(["link set lo up",
               *(f"addr add {address} dev {UPLINK} nodad" for address in addresses),
               f"link set {UPLINK} mtu {mtu} up"], name)
 
 
+@machines.there(0)
 def workload_up(name):
     """A workload's namespace and its veth; its node exists."""
     node = "n" + WORKLOAD.match(name)[1]
@@ -168,12 +202,24 @@ def workload_up(name):
     return node
 
 
+def _veth(name, node, mac):
+    ip_batch([f"link add {name} type veth peer name eth0 address {mac} netns {netns(name)}"], node)
+
+
+def _tap(name, node, mac):
+    """As a virtual machine's: what comes in is written by a process (tap.py)."""
+    run([sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tap.py"),
+         node, name, mac])
+
+
+@machines.there(0)
 def port_up(name):
-    """The veth between a workload and its node (also after it was removed)."""
+    """The device between a workload and its node (also after it was removed)."""
     node = "n" + WORKLOAD.match(name)[1]
     mac = "02:00:c6:12:%02x:%02x" % tuple(int(x) for x in WORKLOAD.match(name).groups())
+    make = _tap if name in os.environ.get("MCMESH_LAB_TAPS", "").split() else _veth
+    make(name, node, mac)
     ip_batch([
-        f"link add {name} type veth peer name eth0 address {mac} netns {netns(name)}",
         f"addr add {GATEWAY4}/32 dev {name}",
         f"addr add {GATEWAY6}/64 dev {name} nodad",
         f"link set {name} up",
@@ -191,19 +237,26 @@ def port_up(name):
     ], name)
 
 
+@machines.there(0)
 def port_down(name):
     ip_batch([f"link del {name}"], "n" + WORKLOAD.match(name)[1])
 
 
-def up(nodes, ports, servers, tunnel=None):
+def up(nodes, ports, servers, tunnel=None, boot=None):
     """`servers`: names of controllers and of members of etcd. `tunnel`, given all that is
-    on the underlay, makes the devices that have its addresses, in place of the link."""
+    on the underlay, makes the devices that have its addresses, in place of the link.
+    `boot`, given nodes and MTU, makes machines of them, with their ends of the links."""
     hosts = node_names(nodes)
     mtu = TUNNEL_MTU if tunnel else UNDERLAY_MTU
-    ip_batch([f"netns add {netns(n)}" for n in ["underlay", *hosts, *servers]])
+    spaces = ["underlay", *([] if boot else hosts), *servers]
+    ip_batch([f"netns add {netns(n)}" for n in spaces])
     sysctl("underlay", QUIET_IPV6)
     ip_batch([f"link add {BRIDGE} type bridge mcast_snooping 0 forward_delay 0",
               f"link set {BRIDGE} mtu {mtu} up"], "underlay")
+    if boot:
+        boot(hosts, mtu)
+    for name in spaces[1:]:
+        _link(name, mtu)
     for name in hosts + servers:
         sysctl(name, {**QUIET_IPV6, **ANY_PATH, **(ROUTER if name in hosts else {})})
         v4, v6 = host_addresses(name)

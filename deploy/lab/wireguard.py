@@ -80,8 +80,8 @@ def up(names):
             if other != name:
                 peers += ["peer", public[other], "allowed-ips", _allowed(other),
                           "endpoint", f"{topo.physical_address(other)}:{PORT}"]
-        topo.run(topo.enter(name, "wg", "set", device(name), "listen-port", str(PORT),
-                            "private-key", "/dev/stdin", *peers), keys[name] + "\n")
+        topo.run_in(name, ["wg", "set", device(name), "listen-port", str(PORT),
+                           "private-key", "/dev/stdin", *peers], keys[name] + "\n")
         v4, v6 = topo.host_addresses(name)
         topo.ip_batch([f"addr add {v4}/24 dev {device(name)}",
                        f"link set {device(name)} mtu {MTU} up",
