@@ -20,8 +20,6 @@ UPLINK = "uplink0"
 CNI_PLUGINS = "/usr/lib/cni"
 CONTROLLER_PORT = 7797
 WORKLOAD_MTU = 1450
-# What the agent is given, and no more: in deploy/kubernetes too, tests/kubernetes compares.
-AGENT_CAPABILITIES = ("BPF", "NET_ADMIN", "NET_RAW", "PERFMON")
 AGENT_HEALTH = ["/usr/bin/mcmeshctl", "--agent", "unix:/run/mcmesh/agent.sock", "status"]
 SHORT = {"query_interval_ms": 1500, "query_response_interval_ms": 300,
          "last_member_query_interval_ms": 150}
@@ -237,21 +235,3 @@ class Sender:
         self.box.podman("rm", "--force", "--time", "0", self.name)
         os.close(self.pipe)
         self.fifo.unlink()
-
-
-def agent_arguments(box, image, capabilities=AGENT_CAPABILITIES, name="agent"):
-    return ["run", "--detach", "--name", name, "--network", "host", "--user", "0:0",
-            "--read-only", "--cap-drop", "all", *[f"--cap-add={c}" for c in capabilities],
-            # Engines' profiles let bpf() pass with CAP_BPF only in their newer versions.
-            "--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined",
-            "--health-cmd", json.dumps(AGENT_HEALTH), "--health-interval", "disable",
-            "--volume", "/sys/fs/bpf:/sys/fs/bpf", "--volume", "/run/mcmesh:/run/mcmesh",
-            "--volume", "/var/lib/mcmesh:/var/lib/mcmesh",
-            "--volume", "/run/etc:/etc/mcmesh:ro", image, "/usr/sbin/mcmesh-agent",
-            "--config", "/etc/mcmesh/agent.yaml", "--node", box.name, "--vtep", box.address]
-
-
-def controller_arguments(box, image):
-    return ["run", "--detach", "--name", "controller", "--network", "host", "--read-only",
-            "--cap-drop", "all", "--security-opt", "no-new-privileges",
-            "--volume", "controller:/var/lib/mcmesh", "--volume", "/run/etc:/etc/mcmesh:ro", image]

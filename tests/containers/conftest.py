@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two boxes with an agent each, in containers of the image that `./dev image` makes, a
-controller beside one of them, TLS between, and certificates laid as a kubelet lays them."""
+"""Two boxes with an agent each, in containers of the image that `./dev image` makes, as the
+pods of deploy/kubernetes have it, and a controller beside one of them; TLS between."""
 import concurrent.futures
 import itertools
 import os
@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "deploy/lab"))
@@ -19,6 +20,7 @@ sys.path.insert(0, str(TOP / "tests/containers"))
 
 import box as boxes_of  # noqa: E402
 import certificates  # noqa: E402
+import pods  # noqa: E402
 import programs  # noqa: E402
 import sockets  # noqa: E402
 
@@ -26,34 +28,25 @@ NEEDED = {"podman": "podman", "crun": "crun", "unshare": "util-linux", "socat": 
           f"{boxes_of.CNI_PLUGINS}/bridge": "containernetworking-plugins"}
 IMAGE = "localhost/mcmesh"
 HOLD_MS = 4000
+CONTROLLER_SECRET = "/run/secrets/mcmesh-controller-tls"
 
 
-def secret(box, files):
-    """As a kubelet lays a Secret: ..data leads to a folder, and is replaced by a rename."""
+def secret(box, folder, files):
+    """As a kubelet lays a Secret: ..data leads to a folder, and is replaced by a rename. With
+    fsGroup, 7797 may read it."""
     number = time.monotonic_ns()
-    box.run("mkdir", "-p", f"/run/etc/tls/..{number}")
     for name, text in files.items():
-        box.write(f"/run/etc/tls/..{number}/{name}", text)
-    # The controller runs as 7797; a kubelet has fsGroup for that.
-    box.run("sh", "-ec", f"""cd /run/etc/tls
-        chgrp -R 7797 ..{number}; chmod 0640 ..{number}/*
+        box.write(f"{folder}/..{number}/{name}", text)
+    box.run("sh", "-ec", f"""cd {folder}
+        chgrp -R 7797 ..{number}; chmod 0440 ..{number}/*
         ln -s ..{number} ..data_tmp; mv -T ..data_tmp ..data
         for f in {' '.join(files)}; do [ -e $f ] || ln -s ..data/$f $f; done""")
 
 
 def pair(directory, name):
     return {"ca.crt": (directory / "ca.pem").read_text(),
-            f"{name}.crt": (directory / f"{name}.pem").read_text(),
-            f"{name}.key": (directory / f"{name}.key").read_text()}
-
-
-def tls(name):
-    return {"cacert": "/etc/mcmesh/tls/ca.crt", "cert": f"/etc/mcmesh/tls/{name}.crt",
-            "key": f"/etc/mcmesh/tls/{name}.key"}
-
-
-def yaml(config):
-    return "\n".join(programs.yaml_lines(config)) + "\n"
+            "tls.crt": (directory / f"{name}.pem").read_text(),
+            "tls.key": (directory / f"{name}.key").read_text()}
 
 
 @pytest.fixture(scope="session")
@@ -125,12 +118,6 @@ def pki(machines, tmp_path_factory):
     return directory
 
 
-def agent_config(box, controller):
-    return {"controllers": [f"{controller.address}:{boxes_of.CONTROLLER_PORT}"],
-            "ports": [{"match": "veth*", "segment": 1}], "gmp": boxes_of.SHORT,
-            "metrics": "127.0.0.1:9798", "tls": tls(box.name)}
-
-
 class Mesh:
     """What tests see."""
 
@@ -174,10 +161,12 @@ class Mesh:
         self.things.clear()
 
     def start_agent(self, box, name="agent"):
-        box.podman(*boxes_of.agent_arguments(box, IMAGE, name=name))
+        health = ("--health-cmd", boxes_of.json.dumps(boxes_of.AGENT_HEALTH),
+                  "--health-interval", "disable")
+        box.podman(*pods.run(box, "DaemonSet", name, IMAGE, extra=health))
 
     def start_controller(self):
-        self.n1.podman(*boxes_of.controller_arguments(self.n1, IMAGE))
+        self.n1.podman(*pods.run(self.n1, "StatefulSet", "controller", IMAGE))
 
     def admin(self, *args):
         files = {k: str(self.pki / f) for k, f in
@@ -250,15 +239,15 @@ class Mesh:
 @pytest.fixture(scope="session")
 def whole(machines, pki):
     mesh = Mesh(machines, pki)
+    agent, controller = pods.settings("agent"), pods.settings("controller")
+    agent.update(controllers=[f"{machines[0].address}:{boxes_of.CONTROLLER_PORT}"],
+                 gmp=boxes_of.SHORT)
+    controller.update(name="c1", hold_ms=HOLD_MS)
     for box in machines:
-        box.write("/run/etc/agent.yaml", yaml(agent_config(box, machines[0])))
-        files = pair(pki, box.name)
-        if box is machines[0]:
-            files.update(pair(pki, "c1"))
-            box.write("/run/etc/controller.yaml", yaml({
-                "name": "c1", "listen": [f"{box.address}:{boxes_of.CONTROLLER_PORT}"],
-                "hold_ms": HOLD_MS, "metrics": "127.0.0.1:9797", "tls": tls("c1")}))
-        secret(box, files)
+        box.write("/run/config/mcmesh-agent/agent.yaml", yaml.safe_dump(agent))
+        secret(box, pods.MOVED["/etc/mcmesh/tls"], pair(pki, box.name))
+    machines[0].write("/run/config/mcmesh-controller/controller.yaml", yaml.safe_dump(controller))
+    secret(machines[0], CONTROLLER_SECRET, pair(pki, "c1"))
     mesh.start_controller()
     for box in machines:
         mesh.start_agent(box)
