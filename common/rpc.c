@@ -164,7 +164,8 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	n = queue_run(rpc, deadline_of(0), deadline_ms <= now_ms ? RPC_BUSY_LOOKS : 1);
 	/* The library looks at the network only when its queue is empty. So new calls
 	 * are taken only then, or one client's would keep all others out. */
-	if (n < RPC_TURN_MAX)
+	rpc->has_more = n >= RPC_TURN_MAX;
+	if (!rpc->has_more)
 		servers_arm(rpc);
 	/* Reads that are put off go on when nothing else is to be done. */
 	if (n || deadline_ms <= now_ms)
@@ -172,6 +173,11 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	rpc_resume(rpc);
 	queue_run(rpc, deadline_of(deadline_ms), 1);
 	return 0;
+}
+
+bool rpc_has_more(const struct rpc *rpc)
+{
+	return rpc->has_more;
 }
 
 struct rpc_wakeup {

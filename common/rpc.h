@@ -77,6 +77,10 @@ void rpc_free(struct rpc *rpc);
  * callback batch ran, the deadline passed, or rpc_wake() was called. */
 int rpc_poll(struct rpc *rpc, uint64_t deadline_ms);
 
+/* Did the last rpc_poll() end because it had run enough, so that more may have
+ * come already? Who has something to say may want to hear that first. */
+bool rpc_has_more(const struct rpc *rpc);
+
 /*
  * Reads that were put off until the work of the turn is done go on: the next
  * message of a call comes after this. rpc_poll() comes to it when nothing else
@@ -88,6 +92,14 @@ void rpc_resume(struct rpc *rpc);
 
 /* Makes rpc_poll() return; from any thread. Not for signal handlers. */
 void rpc_wake(struct rpc *rpc);
+
+/*
+ * Asked before a message is decoded: the message that these bytes are, of the caller's
+ * memory and as it is until the callback ends, or NULL. For who is told the same by many.
+ */
+typedef const ProtobufCMessage *rpc_known(const ProtobufCMessageDescriptor *descriptor,
+					  const uint8_t *data, size_t len, void *userdata);
+void rpc_set_known(struct rpc *rpc, rpc_known *fn, void *userdata);
 
 /* Called for the library's own log lines; default: drop them. */
 void rpc_set_log(void (*fn)(const char *line));

@@ -152,22 +152,18 @@ static bool strings_are_valid(const ProtobufCMessage *message)
 	return true;
 }
 
-ProtobufCMessage *rpc_decode(struct rpc_arena *arena, const ProtobufCMessageDescriptor *descriptor,
-			     grpc_byte_buffer *buffer, const char **ret_why)
+static const ProtobufCMessage *decode(struct rpc_arena *arena,
+				      const ProtobufCMessageDescriptor *descriptor,
+				      const uint8_t *data, size_t len, const char **ret_why)
 {
-	grpc_byte_buffer_reader reader;
-	ProtobufCMessage *message;
-	grpc_slice bytes;
+	const struct rpc *rpc = arena->rpc;
+	const ProtobufCMessage *message = NULL;
 
-	if (!grpc_byte_buffer_reader_init(&reader, buffer)) {
-		*ret_why = "it cannot be decompressed";
-		return NULL;
-	}
-	bytes = grpc_byte_buffer_reader_readall(&reader);
-	grpc_byte_buffer_reader_destroy(&reader);
-	message = protobuf_c_message_unpack(descriptor, &arena->allocator, GRPC_SLICE_LENGTH(bytes),
-					    GRPC_SLICE_START_PTR(bytes));
-	grpc_slice_unref(bytes);
+	if (rpc->known_message)
+		message = rpc->known_message(descriptor, data, len, rpc->known_userdata);
+	if (message)
+		return message;
+	message = protobuf_c_message_unpack(descriptor, &arena->allocator, len, data);
 	if (!message) {
 		*ret_why = "its bytes do not decode";
 		return NULL;
@@ -176,6 +172,32 @@ ProtobufCMessage *rpc_decode(struct rpc_arena *arena, const ProtobufCMessageDesc
 		*ret_why = "a string in it is not UTF-8";
 		return NULL;
 	}
+	return message;
+}
+
+void rpc_set_known(struct rpc *rpc, rpc_known *fn, void *userdata)
+{
+	rpc->known_message = fn;
+	rpc->known_userdata = userdata;
+}
+
+const ProtobufCMessage *rpc_decode(struct rpc_arena *arena,
+				   const ProtobufCMessageDescriptor *descriptor,
+				   grpc_byte_buffer *buffer, const char **ret_why)
+{
+	grpc_byte_buffer_reader reader;
+	const ProtobufCMessage *message;
+	grpc_slice bytes;
+
+	if (!grpc_byte_buffer_reader_init(&reader, buffer)) {
+		*ret_why = "it cannot be decompressed";
+		return NULL;
+	}
+	bytes = grpc_byte_buffer_reader_readall(&reader);
+	grpc_byte_buffer_reader_destroy(&reader);
+	message = decode(arena, descriptor, GRPC_SLICE_START_PTR(bytes), GRPC_SLICE_LENGTH(bytes),
+			 ret_why);
+	grpc_slice_unref(bytes);
 	return message;
 }
 

@@ -72,9 +72,12 @@ struct rpc {
 	struct rpc_call *calls;
 	struct rpc_call *resting; /* their next read is put off to the end of the turn */
 	uint64_t resting_ms;	  /* the first since then */
+	bool has_more;
 	struct rpc_server *servers;
 	struct rpc_known *known[RPC_KNOWN_MAX]; /* certificates, by hash */
 	struct rpc_tls_held *held;		/* until gRPC has ended */
+	rpc_known *known_message;
+	void *known_userdata;
 	/* One decoder chunk kept for the next message. */
 	void *spare;
 
@@ -195,8 +198,9 @@ struct rpc_arena {
 void rpc_arena_init(struct rpc_arena *arena, struct rpc *rpc);
 void rpc_arena_deinit(struct rpc_arena *arena);
 /* NULL, and *ret_why, when the bytes are no message of that kind. */
-ProtobufCMessage *rpc_decode(struct rpc_arena *arena, const ProtobufCMessageDescriptor *descriptor,
-			     grpc_byte_buffer *buffer, const char **ret_why);
+const ProtobufCMessage *rpc_decode(struct rpc_arena *arena,
+				   const ProtobufCMessageDescriptor *descriptor,
+				   grpc_byte_buffer *buffer, const char **ret_why);
 /* 0, -EMSGSIZE or -ENOMEM. */
 int rpc_encode(const ProtobufCMessage *message, grpc_slice *ret_slice);
 

@@ -38,7 +38,8 @@ struct controller_box {
 	struct rpc_method methods[METHODS_MAX];
 	size_t n_methods;
 	uint64_t freezes;
-	uint64_t published; /* the registry's serial up to which the store was told */
+	uint64_t listened_ms; /* what peers had said by then was read */
+	uint64_t published;   /* the registry's serial up to which the store was told */
 	struct controller_config *reloaded; /* the settings in force are of this file */
 	bool settings_due;		    /* the store did not take them */
 	uint64_t settings_ms;		    /* not before */
@@ -257,11 +258,22 @@ void controller_expire(struct controller *c, struct registry_node *node)
 	store_commit(c->store, &txn, removed, removal);
 }
 
+/* When the silent were silent: who is late to listen does not hear the others. */
+static uint64_t registry_time(struct controller_box *box, uint64_t now_ms)
+{
+	const struct controller *c = &box->c;
+
+	if (!rpc_has_more(c->rpc) || now_ms >= box->listened_ms + c->config->hold_ms)
+		box->listened_ms = now_ms;
+	return box->listened_ms;
+}
+
 static uint64_t registry_turn(struct controller_box *box, uint64_t now_ms)
 {
 	struct controller *c = &box->c;
 	struct registry_node *node;
 
+	now_ms = registry_time(box, now_ms);
 	if (registry_tick(c->registry, now_ms)) {
 		store_complete(c->store);
 		feed_completed(c->feed);

@@ -35,7 +35,7 @@ struct controller_counters {
 	uint64_t sessions, takeovers, conflicts, refused_hellos;
 	uint64_t reports, reports_repeated, rows_refused, rows_widened;
 	uint64_t reports_throttled, sessions_throttled;
-	uint64_t deltas, delta_bytes_built, snapshots, chunks, bookmarks;
+	uint64_t deltas, delta_bytes_built, snapshots, editions, chunks, bookmarks;
 	uint64_t resync_digest, resync_behind, resync_ahead, digest_alarms;
 	uint64_t store_errors; /* what the store could not do */
 	uint64_t nodes_expired, queries, queries_timed_out, watchers_shed, slow_agents;

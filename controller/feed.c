@@ -29,11 +29,11 @@
  * one, rows that changed again later are not in it, so the agent's state after
  * it never was the log's; its acks are compared only from `comparable_from`.
  *
- * A snapshot walks the segment in the order of changes with a cursor; rows that
- * change meanwhile move to the end and come (again). It ends when the walk has
- * reached the end, at the log's revision of that moment. While the log is not
- * complete (a store that began empty), it ends without `complete` and is
- * repeated, whole, once the log is.
+ * What peers have said goes before what is told: while more of it waits than a turn
+ * takes, a turn does work worth FEED_PER_BUSY_TURN only.
+ *
+ * Who has nothing, or fell behind what the log remembers, gets a snapshot
+ * (feed_snapshots.c).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -49,6 +49,7 @@ int feed_new(struct controller *c, struct feed **ret_feed)
 	if (!feed)
 		return -ENOMEM;
 	feed->c = c;
+	feed->most = FEED_PER_TURN;
 	for (size_t i = 0; i < FEED_LANES; i++) {
 		TAILQ_INIT(&feed->lanes[i].ready);
 		TAILQ_INIT(&feed->lanes[i].dirty);
@@ -77,6 +78,7 @@ void feed_free(struct feed *feed)
 	while ((fs = TAILQ_FIRST(&feed->segments))) {
 		TAILQ_REMOVE(&feed->segments, fs, all);
 		cache_clear(fs);
+		editions_drop(fs);
 		fs->segment->userdata = NULL;
 		free(fs);
 	}
@@ -116,10 +118,11 @@ static void segment_going(struct log_segment *segment, void *userdata)
 	}
 	TAILQ_REMOVE(&feed->segments, fs, all);
 	cache_clear(fs);
+	editions_drop(fs);
 	free(fs);
 }
 
-static void sub_make_ready(struct feed *feed, struct sub *sub)
+void sub_make_ready(struct feed *feed, struct sub *sub)
 {
 	if (sub->ready || sub->waiting || sub->blocked || sub->ahead)
 		return;
@@ -159,121 +162,6 @@ void feed_changed(struct feed *feed, struct log_segment *segment)
 	}
 }
 
-/* ---- snapshots ---------------------------------------------------------------- */
-
-static void slot_release(struct feed *feed, struct sub *sub)
-{
-	struct sub *next;
-
-	if (!sub->has_slot)
-		return;
-	sub->has_slot = false;
-	feed->n_snapshots--;
-	next = TAILQ_FIRST(&feed->waiting);
-	if (next) {
-		TAILQ_REMOVE(&feed->waiting, next, link);
-		next->waiting = false;
-		sub_make_ready(feed, next);
-	}
-}
-
-static void snapshot_stop(struct feed *feed, struct sub *sub)
-{
-	if (sub->in_snapshot)
-		log_cursor_close(&sub->cursor);
-	sub->in_snapshot = false;
-	slot_release(feed, sub);
-}
-
-static void snapshot_want(struct feed *feed, struct sub *sub)
-{
-	snapshot_stop(feed, sub);
-	sub->wants_snapshot = true;
-	sub->comparable = false;
-	sub_make_ready(feed, sub);
-}
-
-static bool snapshot_begin(struct feed *feed, struct sub *sub)
-{
-	if (feed->n_snapshots >= FEED_SNAPSHOTS_MAX) {
-		sub->waiting = true;
-		TAILQ_INSERT_TAIL(&feed->waiting, sub, link);
-		return false;
-	}
-	feed->n_snapshots++;
-	sub->has_slot = true;
-	sub->wants_snapshot = false;
-	sub->in_snapshot = true;
-	sub->snapshot_id = ++feed->last_snapshot_id;
-	sub->snapshot_start = log_revision(feed->c->log);
-	sub->snapshot_complete = registry_is_complete(feed->c->registry, controller_now_ms());
-	log_cursor_open(&sub->cursor, sub->segment);
-	feed->c->counters.snapshots++;
-	return true;
-}
-
-/* Rows of one chunk; true when the walk has reached the end. */
-static bool chunk_fill(struct feed *feed, struct sub *sub, Mcmesh__V1__Snapshot *chunk)
-{
-	size_t bytes = 0, n_allocated = FEED_CHUNK_BYTES / 64;
-	struct log_row *row;
-
-	chunk->rows = arena_alloc(&feed->arena, n_allocated * sizeof(*chunk->rows));
-	while ((row = sub->cursor.next)) {
-		size_t size = wire_row_size(row);
-
-		if (chunk->n_rows &&
-		    (bytes + size > FEED_CHUNK_BYTES || chunk->n_rows == n_allocated))
-			return false;
-		log_cursor_next(&sub->cursor);
-		/* Old tombstones say nothing that the sweep does not. */
-		if (row->deleted && sub->snapshot_complete && row->revision <= sub->snapshot_start)
-			continue;
-		chunk->rows[chunk->n_rows++] = wire_change(&feed->arena, row);
-		bytes += size;
-	}
-	return true;
-}
-
-static void snapshot_ended(struct feed *feed, struct sub *sub, uint64_t revision)
-{
-	snapshot_stop(feed, sub);
-	sub->sent = revision;
-	sub->comparable_from = revision;
-	sub->comparable = sub->snapshot_complete;
-	sub->incomplete = !sub->snapshot_complete;
-}
-
-/* True: it has ended. */
-static bool snapshot_continue(struct feed *feed, struct sub *sub)
-{
-	while (feed->work < FEED_PER_TURN) {
-		Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
-		Mcmesh__V1__Snapshot chunk = MCMESH__V1__SNAPSHOT__INIT;
-
-		chunk.segment = sub->segment->id;
-		chunk.id = sub->snapshot_id;
-		chunk.end = chunk_fill(feed, sub, &chunk);
-		if (chunk.end) {
-			chunk.revision = log_revision(feed->c->log);
-			chunk.complete = sub->snapshot_complete;
-		}
-		m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_SNAPSHOT;
-		m.snapshot = &chunk;
-		session_send(sub->session, &m);
-		arena_reset(&feed->arena);
-		feed->c->counters.chunks++;
-		feed->work += FEED_CHUNK_WORK;
-		if (chunk.end) {
-			snapshot_ended(feed, sub, chunk.revision);
-			return true;
-		}
-		if (rpc_call_backlog(sub->session->call) > FEED_BACKLOG_MAX)
-			break;
-	}
-	return false;
-}
-
 void feed_resync(struct feed *feed, struct sub *sub, const char *reason)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
@@ -284,6 +172,8 @@ void feed_resync(struct feed *feed, struct sub *sub, const char *reason)
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_RESYNC;
 	m.resync = &resync;
 	session_send(sub->session, &m);
+	/* Whatever the agent had, and the snapshot that is in doubt, is older. */
+	sub->least = log_revision(feed->c->log);
 	snapshot_want(feed, sub);
 }
 
@@ -395,7 +285,7 @@ static void sub_serve(struct feed *feed, struct sub *sub)
 	if (sub->wants_snapshot && !snapshot_begin(feed, sub))
 		return;
 	if (sub->in_snapshot) {
-		if (!snapshot_continue(feed, sub))
+		if (!snapshot_continue(feed, sub, feed->most) || sub->sent < sub_goal(feed, sub))
 			sub_make_ready(feed, sub);
 		return;
 	}
@@ -453,6 +343,7 @@ void feed_join(struct feed *feed, struct session *s)
 		s->subs[i].lane = FEED_OTHERS;
 		LIST_INSERT_HEAD(&fs->lanes[FEED_OTHERS].subs, &s->subs[i], of_segment);
 		s->subs[i].begun = log_revision(feed->c->log);
+		s->subs[i].least = s->knows ? s->subs[i].begun : 0;
 		sub_start(feed, &s->subs[i], same);
 	}
 }
@@ -520,7 +411,7 @@ static void subs_walk(struct feed *feed, void (*fn)(struct feed *feed, struct su
 
 static void sub_repeat(struct feed *feed, struct sub *sub)
 {
-	if (!sub->incomplete && !sub->in_snapshot)
+	if (!sub->incomplete && (!sub->in_snapshot || snapshot_is_complete(sub)))
 		return;
 	sub->incomplete = false;
 	if (!sub->waiting)
@@ -631,7 +522,7 @@ static void lane_turn(struct feed *feed, struct feed_lane_state *lane, uint64_t 
 		lane->round_ms = now_ms;
 		lane->window_until_ms = now_ms + feed->c->config->coalesce_ms;
 	}
-	for (; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&lane->ready)); feed->work++) {
+	for (; feed->work < feed->most && (sub = TAILQ_FIRST(&lane->ready)); feed->work++) {
 		sub_unready(feed, sub);
 		sub_paid(feed, sub);
 		sub_serve(feed, sub);
@@ -655,10 +546,12 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 	ahead_turn(feed, now_ms);
 	if (now_ms >= feed->bookmark_ms) {
 		bookmarks(feed);
+		editions_trim(feed, now_ms);
 		log_segments_trim(feed->c->log, segment_going, feed);
 		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
 	}
 	feed->work = 0;
+	feed->most = rpc_has_more(feed->c->rpc) ? FEED_PER_BUSY_TURN : FEED_PER_TURN;
 	next_ms = feed->bookmark_ms;
 	for (size_t i = 0; i < FEED_LANES; i++)
 		lane_turn(feed, &feed->lanes[i], now_ms);

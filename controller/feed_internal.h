@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #pragma once
 
-/* What the feed's files share: feed.c sends, feed_acks.c hears how far it came. */
+/* What the feed's files share: feed.c sends, feed_snapshots.c has what is sent to who
+ * has nothing, feed_acks.c hears how far it came. */
 #include "controller/node_service.h"
 #include "controller/wire.h"
 
@@ -34,6 +35,7 @@ struct feed_segment {
 	TAILQ_ENTRY(feed_segment) all;
 	struct cached cache[FEED_CACHE];
 	unsigned int next_cache;
+	struct edition *edition;	   /* the newest that is kept */
 	struct appended times[FEED_TIMES]; /* a ring */
 	uint64_t n_times;		   /* ever written */
 };
@@ -53,11 +55,27 @@ struct feed {
 	TAILQ_HEAD(, feed_segment) segments;
 	size_t n_snapshots;
 	uint64_t bookmark_ms, bookmarked, last_snapshot_id;
-	unsigned int work; /* done in this turn, in deltas */
+	unsigned int work, most; /* done in this turn and to be done, in deltas */
+	size_t n_chunks;	 /* of all editions */
 	struct arena arena;
 };
 
+void sub_make_ready(struct feed *feed, struct sub *sub);
 void feed_resync(struct feed *feed, struct sub *sub, const char *reason);
+
+/* ---- feed_snapshots.c ------------------------------------------------------- */
+
+/* The segment's edition is not read by others any more. */
+void editions_drop(struct feed_segment *fs);
+/* Those that nobody has read for a while. */
+void editions_trim(struct feed *feed, uint64_t now_ms);
+void snapshot_want(struct feed *feed, struct sub *sub);
+/* False: too many are under way, it waits. */
+bool snapshot_begin(struct feed *feed, struct sub *sub);
+/* While less than so much work is done; true: it has ended. */
+bool snapshot_continue(struct feed *feed, struct sub *sub, unsigned int work);
+bool snapshot_is_complete(const struct sub *sub);
+void snapshot_stop(struct feed *feed, struct sub *sub);
 
 /* ---- feed_acks.c ------------------------------------------------------------ */
 

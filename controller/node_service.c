@@ -204,7 +204,8 @@ static int hello_expect(struct session *s, const Mcmesh__V1__Hello *h)
 
 	if (h->n_known_nodes > NODE_KNOWN_MAX)
 		return hello_fail(s, RPC_INVALID_ARGUMENT, "too many known nodes in the Hello");
-	for (size_t i = 0; i < h->n_known_nodes; i++) {
+	/* A log that is complete waits for nobody. */
+	for (size_t i = 0; i < h->n_known_nodes && registry_awaits(r); i++) {
 		if (!is_node_name(h->known_nodes[i]))
 			return hello_fail(s, RPC_INVALID_ARGUMENT,
 					  "a known node's name is not a host name");
@@ -237,6 +238,7 @@ static int hello_parse(struct session *s, const Mcmesh__V1__Hello *h)
 	s->start_count = h->start_count;
 	s->attempt = h->attempt;
 	s->has_epoch = h->epoch.len == EPOCH_LEN;
+	s->knows = s->has_epoch || h->n_known_nodes;
 	if (s->has_epoch)
 		memcpy(s->hello_epoch, h->epoch.data, EPOCH_LEN);
 	return 0;

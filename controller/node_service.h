@@ -22,21 +22,27 @@
 
 /* The simulation has smaller ones, to meet them with few rows. */
 #ifndef FEED_BACKLOG_MAX
-#define FEED_BACKLOG_MAX   (256 * 1024) /* bytes queued for an agent before it counts as slow */
-#define FEED_DELTA_BYTES   (512 * 1024)
-#define FEED_CHUNK_BYTES   (60 * 1024)
-#define FEED_SNAPSHOTS_MAX 64 /* at the same time */
+#define FEED_BACKLOG_MAX    (256 * 1024) /* bytes queued for an agent before it counts as slow */
+#define FEED_DELTA_BYTES    (512 * 1024)
+#define FEED_CHUNK_BYTES    (60 * 1024)
+#define FEED_SNAPSHOTS_MAX  64		/* at the same time */
+#define FEED_EDITIONS_BYTES (64u << 20) /* of snapshots that are kept for others */
 #endif
-#define FEED_CHUNK_WORK	 16   /* a chunk costs as much as so many deltas */
-#define FEED_PER_TURN	 32   /* streams served between two looks at other RPCs */
-#define FEED_CACHE	 8    /* serialised deltas of a segment */
-#define FEED_AHEAD_MS	 5000 /* an agent that is ahead waits so long for this controller */
-#define FEED_BOOKMARK_MS 5000
-#define FEED_REST_MAX_MS 100 /* after a long round */
-#define FEED_LONG_MS	 40  /* a round of so long is one */
-#define FEED_FRESH_ROWS	 64  /* a delta so small is made again for a single change */
-#define FEED_TIMES	 256 /* newest revisions of a segment whose time is known */
+#define FEED_EDITION_KEEP_MS 10000
+/* What a chunk costs, in deltas: to make it, to send it. */
+#define FEED_CHUNK_WORK	   12
+#define FEED_COPY_WORK	   4
+#define FEED_PER_TURN	   32	/* streams served between two looks at other RPCs */
+#define FEED_PER_BUSY_TURN 8	/* while more of what peers said waits */
+#define FEED_CACHE	   8	/* serialised deltas of a segment */
+#define FEED_AHEAD_MS	   5000 /* an agent that is ahead waits so long for this controller */
+#define FEED_BOOKMARK_MS   5000
+#define FEED_REST_MAX_MS   100 /* after a long round */
+#define FEED_LONG_MS	   40  /* a round of so long is one */
+#define FEED_FRESH_ROWS	   64  /* a delta so small is made again for a single change */
+#define FEED_TIMES	   256 /* newest revisions of a segment whose time is known */
 
+struct edition;
 struct session;
 
 /* Who is told first of a change. */
@@ -52,6 +58,7 @@ struct sub {
 	struct log_segment *segment;
 	uint64_t sent, acked;
 	uint64_t begun; /* what is newer than this was in the log after the session began */
+	uint64_t least; /* no snapshot that sweeps and began before this */
 	/* Acks below it speak of a state that never was in the log. */
 	uint64_t comparable_from;
 	bool comparable;
@@ -62,12 +69,12 @@ struct sub {
 	enum feed_lane lane;
 	bool ahead; /* of what this controller knows: another one told it */
 	uint64_t ahead_ms;
-	bool owed; /* the present round has not served it yet */
-	uint64_t snapshot_id, snapshot_start;
-	bool snapshot_complete;
+	bool owed;		 /* the present round has not served it yet */
+	struct edition *edition; /* in a snapshot: what it reads */
+	size_t chunk;		 /* the next of it */
+	uint64_t snapshot_id;
 	unsigned int mismatches;
-	bool verified; /* the last ack that was compared was equal */
-	struct log_cursor cursor;
+	bool verified;	       /* the last ack that was compared was equal */
 	TAILQ_ENTRY(sub) link; /* ready or waiting */
 	LIST_ENTRY(sub) of_segment;
 };
@@ -102,6 +109,7 @@ struct session {
 	uint64_t start_count, attempt;
 	uint8_t hello_epoch[EPOCH_LEN];
 	bool has_epoch;
+	bool knows;		    /* anything of a log, when the session began */
 	struct registry_node *node; /* while it is the node's session */
 	uint64_t id, last_sequence, sent_ms;
 	struct sub *subs;

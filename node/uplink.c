@@ -54,6 +54,7 @@ struct uplink {
 
 	uint64_t heartbeat_ms;
 	uint64_t heard_ms, sent_ms;
+	uint64_t looked_ms; /* UP: the last uplink_expire() */
 	uint64_t attempt;
 
 	struct member *members;
@@ -572,7 +573,7 @@ static void on_welcome(struct uplink *u, const Mcmesh__V1__Welcome *w, uint64_t 
 	}
 	u->state = UP;
 	u->accepted = 0;
-	u->up_ms = now_ms;
+	u->up_ms = u->looked_ms = now_ms;
 	u->outage_told = false;
 	u->detail[0] = '\0';
 	u->heartbeat_ms = w->heartbeat_ms ? w->heartbeat_ms : 1000;
@@ -722,7 +723,13 @@ static void connect_now(struct uplink *u, uint64_t now_ms)
 static void expire_up(struct uplink *u, uint64_t now_ms)
 {
 	Mcmesh__V1__Heartbeat heartbeat = MCMESH__V1__HEARTBEAT__INIT;
+	uint64_t looked_ms = u->looked_ms;
 
+	/* Who did not look for so long did not listen either: what came meanwhile is
+	 * still to be read. */
+	u->looked_ms = now_ms;
+	if (now_ms > looked_ms + 2 * u->heartbeat_ms && now_ms > u->heard_ms + 2 * u->heartbeat_ms)
+		u->heard_ms = now_ms - 2 * u->heartbeat_ms;
 	if (now_ms >= u->heard_ms + 3 * u->heartbeat_ms) {
 		drop_session(u, now_ms, "the controller has gone silent");
 		return;

@@ -384,6 +384,11 @@ struct registry_node *registry_changed_after(const struct registry *r, uint64_t 
 	return found;
 }
 
+bool registry_awaits(const struct registry *r)
+{
+	return !r->complete;
+}
+
 int registry_expect(struct registry *r, const char *name)
 {
 	struct expected *e;

@@ -120,6 +120,8 @@ struct registry_node *registry_changed_after(const struct registry *registry, ui
  * hold time since the start has passed.
  */
 int registry_expect(struct registry *registry, const char *name);
+/* Does it matter who is expected? */
+bool registry_awaits(const struct registry *registry);
 /* True when the log became complete by this. */
 bool registry_reported(struct registry *registry, const char *name);
 bool registry_is_complete(const struct registry *registry, uint64_t now_ms);

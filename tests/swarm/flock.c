@@ -14,6 +14,8 @@
 #define MOVES_MAX      4096
 #define TOTALS_MAX     64
 #define VERSIONS_PRUNE 8
+#define KNOWN_MAX      256
+#define KNOWN_BYTES    1024 /* smaller messages are decoded each time */
 
 struct name {
 	char text[NAME_MAX_LEN + 1];
@@ -66,7 +68,16 @@ struct seg {
 	UT_hash_handle hh;
 };
 
+struct known {
+	uint8_t *data;
+	size_t len;
+	Mcmesh__V1__ControllerMessage *message;
+	bool put; /* its rows are in */
+};
+
 struct flock {
+	struct known known[KNOWN_MAX];
+	unsigned int next_known;
 	uint8_t epoch[EPOCH_LEN];
 	struct name *names;
 	struct row *rows;
@@ -91,6 +102,7 @@ struct mirror {
 	struct flock *flock;
 	struct real_mirror *full;
 	struct name *self;
+	bool told; /* anything, ever */
 	uint8_t epoch[EPOCH_LEN];
 	struct place places[PLACES_MAX];
 	size_t n_places;
@@ -169,7 +181,44 @@ static void rows_clear(struct flock *f)
 	}
 	moves_clear(f, 0);
 	memset(f->totals, 0, sizeof(f->totals));
+	for (size_t i = 0; i < KNOWN_MAX; i++)
+		f->known[i].put = false;
 	f->floor = 0;
+}
+
+static void known_clear(struct known *k)
+{
+	if (k->message)
+		mcmesh__v1__controller_message__free_unpacked(k->message, NULL);
+	free(k->data);
+	*k = (struct known){ 0 };
+}
+
+const ProtobufCMessage *flock_message(const ProtobufCMessageDescriptor *descriptor,
+				      const uint8_t *data, size_t len, void *flock)
+{
+	struct flock *f = flock;
+	struct known *k;
+
+	if (len < KNOWN_BYTES || descriptor != &mcmesh__v1__controller_message__descriptor)
+		return NULL;
+	for (size_t i = 0; i < KNOWN_MAX; i++) {
+		k = &f->known[i];
+		if (k->len == len && memcmp(k->data, data, len) == 0)
+			return &k->message->base;
+	}
+	k = &f->known[f->next_known++ % KNOWN_MAX];
+	known_clear(k);
+	k->message = mcmesh__v1__controller_message__unpack(NULL, len, data);
+	k->data = malloc(len);
+	if (!k->message || !k->data) {
+		known_clear(k);
+		return NULL;
+	}
+	memcpy(k->data, data, len);
+	k->len = len;
+	f->counters.decoded++;
+	return &k->message->base;
 }
 
 void flock_free(struct flock *f)
@@ -179,6 +228,8 @@ void flock_free(struct flock *f)
 	if (!f)
 		return;
 	rows_clear(f);
+	for (size_t i = 0; i < KNOWN_MAX; i++)
+		known_clear(&f->known[i]);
 	HASH_ITER (hh, f->names, name, tmp) {
 		HASH_DEL(f->names, name);
 		free(name);
@@ -559,6 +610,21 @@ int mirror_delta(struct mirror *m, const Mcmesh__V1__Delta *delta)
 	return 0;
 }
 
+/* Were the rows of these very bytes put before? From now on they were. */
+static bool known_is_put(struct flock *f, const Mcmesh__V1__Snapshot *snapshot)
+{
+	for (size_t i = 0; i < KNOWN_MAX; i++) {
+		struct known *k = &f->known[i];
+		bool put = k->put;
+
+		if (!k->message || k->message->snapshot != snapshot)
+			continue;
+		k->put = true;
+		return put;
+	}
+	return false;
+}
+
 int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 {
 	struct place *p = place_find(m, snapshot->segment);
@@ -570,10 +636,13 @@ int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 	if (!p || memcmp(m->epoch, m->flock->epoch, EPOCH_LEN) != 0)
 		return 0;
 	s = seg_get(m->flock, snapshot->segment);
-	for (size_t i = 0; i < snapshot->n_rows; i++)
-		change_put(m->flock, s, snapshot->rows[i]);
+	if (!known_is_put(m->flock, snapshot)) {
+		for (size_t i = 0; i < snapshot->n_rows; i++)
+			change_put(m->flock, s, snapshot->rows[i]);
+	}
 	if (!snapshot->end)
 		return 0;
+	m->told = true;
 	p->revision = snapshot->revision;
 	p->snapshot_ended = snapshot->id;
 	p->incomplete &= !snapshot->complete;
@@ -631,6 +700,8 @@ void mirror_nodes_walk(const struct mirror *m,
 		real_mirror_nodes_walk(m->full, fn, userdata);
 		return;
 	}
+	if (!m->told)
+		return;
 	HASH_ITER (hh, m->flock->names, name, tmp) {
 		if (name->known && name != m->self)
 			fn(name->text, &name->vtep, userdata);

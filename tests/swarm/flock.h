@@ -27,6 +27,7 @@ struct flock_counters {
 	uint64_t rows_told;	    /* over all agents, deltas and snapshots */
 	uint64_t withdrawals;	    /* member rows told as deleted by deltas, over all agents */
 	uint64_t deltas_worked_out; /* not taken from memory */
+	uint64_t decoded;	    /* large messages, likewise */
 	uint64_t inconsistent;
 };
 
@@ -36,5 +37,10 @@ const struct flock_counters *flock_counters(const struct flock *flock);
 
 /* Versions before this revision are not needed any more. */
 void flock_forget(struct flock *flock, uint64_t revision);
+
+/* The message of these bytes, if it is a large one: decoded once for all who are told
+ * the same, as long as it is one of the newest. See rpc_set_known(). */
+const ProtobufCMessage *flock_message(const ProtobufCMessageDescriptor *descriptor,
+				      const uint8_t *data, size_t len, void *flock);
 
 int flock_agent_new(struct flock *flock, const char *node, bool full, struct mirror **ret_mirror);

@@ -11,6 +11,7 @@
 #include "common/cleanup.h"
 
 #define SYNC_PATH "/mcmesh.v1.NodeService/Sync"
+#define LATE_MS	  500 /* timers wait so long for what has come */
 
 uint64_t swarm_now_us(void)
 {
@@ -344,6 +345,8 @@ int swarm_new(const struct swarm_options *options, struct swarm **ret_swarm)
 	r = s->agents && s->members && s->accept_us ? rpc_new(&s->rpc) : -ENOMEM;
 	if (r == 0)
 		r = flock_new(&s->flock);
+	if (r == 0)
+		rpc_set_known(s->rpc, flock_message, s->flock);
 	for (uint32_t i = 0; r == 0 && i < options->agents; i++)
 		r = agent_init(s, i);
 	if (r < 0) {
@@ -405,7 +408,9 @@ void swarm_turn(struct swarm *s, uint64_t until_ms)
 		at++;
 	rpc_poll(s->rpc, TAILQ_EMPTY(&s->dirty) ? at : 0);
 	now_ms = swarm_now_ms();
-	wheel_turn(s, now_ms);
+	/* What has come is heard before anybody is called silent. */
+	if (!rpc_has_more(s->rpc) || now_ms >= s->wheel_ms + LATE_MS)
+		wheel_turn(s, now_ms);
 	while ((a = TAILQ_FIRST(&s->dirty))) {
 		TAILQ_REMOVE(&s->dirty, a, link);
 		a->dirty = false;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The feed to agents and to watchers where it is hard: speed, slowness, size, abuse. */
+#include "common/cleanup.h"
 #include "harness.h"
 
 #include "controller/feed_internal.h"
@@ -80,6 +81,53 @@ Test(feed, S08_snapshot_larger_than_a_chunk_is_whole)
 	cr_assert(b.chunks > 2, "%u chunks", b.chunks);
 	cr_assert_eq(b.rows, 3000);
 	cr_assert_eq(b.revision, log_revision(c->log));
+}
+
+Test(feed, S13_those_who_come_together_share_one_snapshot)
+{
+	const uint8_t wrong[16] = { 1 };
+	static struct agent a, many[6], late, other;
+	uint64_t editions;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	UNTIL(a.session);
+	agent_report_many(&a, 1, true, 0, 3000, 0);
+	UNTIL(a.completes);
+	editions = c->counters.editions;
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "m%zu", i);
+		agent_open(&many[i], &(struct hello){ .node = name,
+						      .vtep = (uint8_t)(10 + i),
+						      .instance = (uint8_t)(10 + i) });
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++) {
+		UNTIL(many[i].completes == 1);
+		cr_assert_eq(many[i].rows, 3000);
+		cr_assert_eq(many[i].snapshot_id, many[0].snapshot_id);
+	}
+	/* One of the members; segment 0 changes by each node that comes. */
+	cr_assert_leq(c->counters.editions, editions + 1 + ARRAY_SIZE(many));
+	agent_report(&a, 2, false, 7);
+	agent_open(&late, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2 });
+	UNTIL(late.completes && late.revision == log_segment_find(c->log, 1)->revision);
+	cr_assert_eq(late.snapshot_id, many[0].snapshot_id);
+	cr_assert_eq(late.changes, 1, "what came since is a delta");
+	registry_set_complete(c->registry);
+	/* What another log told may hold the new row: an old snapshot would take it away. */
+	agent_open(&other,
+		   &(struct hello){
+			   .node = "n3", .vtep = 3, .instance = 3, .revision = 1, .epoch = wrong });
+	UNTIL(other.completes);
+	cr_assert_neq(other.snapshot_id, many[0].snapshot_id);
+	cr_assert_eq(other.rows, 3001);
+	/* Nor is what may be wrong sent again. */
+	agent_ack(&other, wrong);
+	UNTIL(other.resyncs == 1 && other.completes == 2);
+	cr_assert_neq(other.snapshot_id, late.snapshot_id);
+	cr_assert_eq(other.rows, 3001);
+	cr_assert_eq(c->counters.digest_alarms, 0);
 }
 
 Test(feed, S13_slow_agent_costs_bounded_memory_and_catches_up)
@@ -437,7 +485,7 @@ Test(feed, S09_fresh_log_is_complete_when_all_known_nodes_reported_or_the_hold_p
 	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1, .known = "n7" });
 	UNTIL(a.session);
 	agent_report(&a, 1, true, 7);
-	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2 });
+	agent_open(&b, &(struct hello){ .node = "n2", .vtep = 2, .instance = 2, .known = "n1" });
 	agent_report(&b, 1, true, 8);
 	UNTIL(a.snapshots && b.snapshots);
 	cr_assert_eq(a.completes + b.completes, 0, "n7 has not reported");

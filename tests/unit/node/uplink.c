@@ -333,11 +333,28 @@ Test(uplink, a_silent_controller_is_left_after_three_heartbeats)
 	struct bed b = make(controllers, 0);
 
 	up(&b, 0);
+	for (uint64_t now = 0; now < 1500; now += 499)
+		uplink_expire(b.uplink, now);
 	uplink_expire(b.uplink, 1499);
 	cr_assert_eq(n_disconnects, 0);
 	uplink_expire(b.uplink, 1500);
 	cr_assert_eq(n_disconnects, 1);
 	cr_assert_str_eq(session_text, "-");
+	drop(&b);
+}
+
+Test(uplink, S17_an_agent_that_was_stopped_listens_before_it_calls_the_controller_silent)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 0);
+	uplink_expire(b.uplink, 400);
+	uplink_expire(b.uplink, 60000); /* what came meanwhile is read after this */
+	cr_assert_eq(n_disconnects, 0);
+	uplink_expire(b.uplink, 60499);
+	cr_assert_eq(n_disconnects, 0);
+	uplink_expire(b.uplink, 60500);
+	cr_assert_eq(n_disconnects, 1, "there was nothing");
 	drop(&b);
 }
 
