@@ -12,6 +12,10 @@
  * packet fits: the packet is encapsulated once, and for each remote only MAC
  * addresses, destination and checksum are written before it is cloned to the
  * link. Paths hold as long as an agent vouches for them.
+ *
+ * What does not fit goes through the overlay device, which fragments it; but not
+ * over IPv6, where the agent does (node/oversize.c): such copies are encapsulated
+ * with the direct ones, and put into a device that the agent reads.
  */
 #include <linux/udp.h>
 
@@ -59,6 +63,11 @@ struct outer_ipv6 {
 #define ADDED_IPV4    (HEADERS(struct outer_ipv4) - ETH_HLEN)
 #define ADDED_IPV6    (HEADERS(struct outer_ipv6) - ETH_HLEN)
 
+#define FRAGMENT_OFFSET 6 /* of the flags in an IPv4 header, of the next header in IPv6's */
+
+/* Of the inner frame: what an IPv6 packet has room for. */
+#define LONGEST_IPV6 (65535 - sizeof(struct udphdr) - sizeof(struct vxlan_header))
+
 _Static_assert(ADDED_IPV4 == 50 && ADDED_IPV6 == 70, "outer headers");
 _Static_assert(sizeof(struct outer_ipv6) <= sizeof(((struct encapsulation *)0)->head), "head");
 
@@ -67,6 +76,7 @@ struct replicate {
 	struct dp_route_key key; /* of the list */
 	__u32 seq;
 	__u32 from_ifindex; /* no copy back; 0: from the overlay */
+	__u32 from_mtu;	    /* of that port; 0: not known */
 	__u32 skip_bridge;  /* its ports get the packet from it; 0: none */
 	__u32 to_remotes;
 	__u32 keep;    /* copies are clones only: the host gets the packet too, or is_ptp() */
@@ -168,6 +178,42 @@ static __always_inline struct direct *direct_at(struct encapsulation *e, __u64 n
 	return &e->direct[n];
 }
 
+/* The agent's device for what is too long; 0: none. */
+static __always_inline __u32 oversize_ifindex(void)
+{
+	__u32 number = DP_PATH_OVERSIZE;
+	struct dp_path *path = bpf_map_lookup_elem(&paths, &number);
+
+	return path ? *(volatile __u32 *)&path->ifindex : 0;
+}
+
+/* A fragment, and those before it are longer: with them, as by two ways it would
+ * come first, and too many that wait for their beginning are given up. */
+static __always_inline bool is_part_of_longer(struct __sk_buff *skb, const struct replicate *r,
+					      __u32 added, const struct dp_path *path)
+{
+	__u16 word = 0;
+
+	if (r->direct != DIRECT_IPV6 || r->from_mtu + added <= path->mtu)
+		return false;
+	/* The same offset in both headers. */
+	bpf_skb_load_bytes(skb, ETH_HLEN + FRAGMENT_OFFSET, &word, sizeof(word));
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return word & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET_MASK);
+	return *(__u8 *)&word == IPPROTO_FRAGMENT;
+}
+
+/* Over IPv6, where the overlay device drops what is too long. */
+static __always_inline bool may_be_fragmented(const struct __sk_buff *skb,
+					      const struct replicate *r)
+{
+	bool may = r->direct == DIRECT_IPV6 && oversize_ifindex() &&
+		   (skb->gso_size || skb->len <= LONGEST_IPV6);
+
+	count_one(may ? DP_COUNTER_COPY_LONG : DP_COUNTER_COPY_TOO_LONG, skb->len);
+	return may;
+}
+
 /* Notes a remote that is to be sent to directly, or sends by the device. Which
  * of the two is decided here and once: no change of path makes it both. */
 __noinline int add_remote(struct __sk_buff *skb, struct replicate *r, __u32 id)
@@ -187,9 +233,15 @@ __noinline int add_remote(struct __sk_buff *skb, struct replicate *r, __u32 id)
 	path = bpf_map_lookup_elem(&paths, &number);
 	added = r->direct == DIRECT_IPV4 ? ADDED_IPV4 : ADDED_IPV6;
 	d = direct_at(e, r->n_direct);
-	if (r->direct == DIRECT_NO || !number || !path || !path->ifindex || !d ||
-	    ip_length(skb) + added > path->mtu)
+	if (!number || !path || !d)
 		return copy_by_device(skb, r, id);
+	if (ip_length(skb) + added > path->mtu || is_part_of_longer(skb, r, added, path)) {
+		if (is_ipv4(conf->vtep) || !may_be_fragmented(skb, r))
+			return copy_by_device(skb, r, id);
+		number |= DP_PATH_LONG;
+	} else if (r->direct == DIRECT_NO || !path->ifindex) {
+		return copy_by_device(skb, r, id);
+	}
 	d->remote = id;
 	d->path = number;
 	r->n_direct++;
@@ -314,7 +366,7 @@ __noinline int send_direct_chunk(struct __sk_buff *skb, struct replicate *r, __u
 		return 0;
 	len -= r->direct == DIRECT_IPV4 ? ADDED_IPV4 : ADDED_IPV6; /* as by the device */
 	for (__u32 i = 0; i < DIRECT_CHUNK; i++) {
-		__u32 n = begin + i, id, number;
+		__u32 n = begin + i, id, number, is_long, ifindex;
 		struct direct *d = direct_at(e, n);
 		struct dp_remote_counters *c;
 		struct dp_path *path;
@@ -322,17 +374,19 @@ __noinline int send_direct_chunk(struct __sk_buff *skb, struct replicate *r, __u
 		if (n >= r->n_direct || !d)
 			break;
 		id = d->remote;
-		number = d->path;
+		is_long = d->path & DP_PATH_LONG;
+		number = d->path & ~DP_PATH_LONG;
 		c = bpf_map_lookup_elem(&remote_counters, &id);
 		path = bpf_map_lookup_elem(&paths, &number);
 		if (!c || !path)
 			continue;
+		ifindex = is_long ? oversize_ifindex() : path->ifindex;
 		if (address_to(skb, e, path, r->direct) < 0) {
 			count(&c->failed, len);
-		} else if (n + 1 == r->n_direct) {
+		} else if (n + 1 == r->n_direct && !is_long) {
 			count(&c->copied, len);
-			return bpf_redirect(path->ifindex, 0);
-		} else if (bpf_clone_redirect(skb, path->ifindex, 0) == 0) {
+			return bpf_redirect(ifindex, 0);
+		} else if (bpf_clone_redirect(skb, ifindex, 0) == 0) {
 			count(&c->copied, len);
 		} else {
 			count(&c->failed, len);

@@ -193,6 +193,7 @@ int mcmesh_port(struct __sk_buff *skb)
 	}
 	count(&c->rx, skb->len);
 	r.from_ifindex = ifindex;
+	r.from_mtu = port->mtu;
 	if (class == CLASS_LINK_LOCAL)
 		return port_link_local(skb, &r, &p, port);
 	if (class == CLASS_CONTROL) {

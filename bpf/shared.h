@@ -13,16 +13,18 @@
 
 #define MCMESH_LAYOUT "v2"
 
-#define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
-#define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
-#define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
-#define DP_NODE_NAME	 64   /* with the NUL */
-#define DP_PORT_CACHE	 8192 /* a power of two */
-#define DP_FANS		 64   /* at most; even, as they are made in pairs */
-#define DP_FAN_PORTS	 2    /* the smallest list that may have a fan */
-#define DP_DIRECT_MAX	 2048 /* remotes of a packet that share one encapsulation */
-#define DP_COUNTERS	 128  /* room for both lists below */
-#define DP_COUNTER_DROPS 64   /* drop reason r counts at DP_COUNTER_DROPS + r */
+#define DP_LIST_ENTRIES	 32	    /* receivers in a chunk */
+#define DP_LIST_CHAIN	 256	    /* chunks in a list: 8,192 receivers */
+#define DP_PUNT_FRAME	 9216	    /* longest frame that is punted */
+#define DP_NODE_NAME	 64	    /* with the NUL */
+#define DP_PORT_CACHE	 8192	    /* a power of two */
+#define DP_FANS		 64	    /* at most; even, as they are made in pairs */
+#define DP_FAN_PORTS	 2	    /* the smallest list that may have a fan */
+#define DP_DIRECT_MAX	 2048	    /* remotes of a packet that share one encapsulation */
+#define DP_PATH_OVERSIZE 0	    /* number of the path of what is too long for the others */
+#define DP_PATH_LONG	 (1U << 31) /* with a path's number: by that one */
+#define DP_COUNTERS	 128	    /* room for both lists below */
+#define DP_COUNTER_DROPS 64	    /* drop reason r counts at DP_COUNTER_DROPS + r */
 
 enum dp_route_kind {
 	DP_ROUTE_GROUP = 0,

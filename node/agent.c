@@ -750,6 +750,8 @@ void agent_free(struct agent *a)
 		rpc_free(a->rpc);
 	rpc_tls_free(a->tls);
 	agent_ports_free(a);
+	if (a->datapath)
+		agent_paths_stop(a);
 	HASH_ITER (hh, a->remotes, remote, next) {
 		HASH_DEL(a->remotes, remote);
 		free(remote);

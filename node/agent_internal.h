@@ -19,6 +19,7 @@
 #include "node/gmp/gmp.h"
 #include "node/identity.h"
 #include "node/mirror.h"
+#include "node/oversize.h"
 #include "node/rtnl/rtnl.h"
 #include "node/sending.h"
 #include "node/settings.h"
@@ -33,6 +34,8 @@
 
 /* paths.c */
 #define AGENT_UNDERLAYS_MAX    16
+#define AGENT_OVERSIZE_MTU     65521 /* the most that a TAP device takes */
+#define AGENT_OVERSIZE_QUEUE   4096
 #define AGENT_PORTS_LOOK_MS    1000
 #define AGENT_PORTS_LOOK_BATCH 64
 
@@ -123,9 +126,12 @@ struct agent {
 
 	bool ipsec; /* as of the last round */
 	struct ways_clock ways;
+	struct oversize *oversize; /* NULL: IPv4, or not possible */
 	uint32_t underlays[AGENT_UNDERLAYS_MAX];
 	size_t n_underlays;
 	bool underlays_known;
+	uint32_t links[AGENT_UNDERLAYS_MAX]; /* that routes to nodes leave by */
+	size_t n_links;
 	uint64_t ports_look_ms;
 	uint32_t ports_look_round;
 };
@@ -164,6 +170,7 @@ int agent_overlay_ensure(struct agent *agent, char why[AGENT_WHY_MAX]);
 /* ---- paths.c: the short ways ------------------------------------------------ */
 
 int agent_paths_start(struct agent *agent);
+void agent_paths_stop(struct agent *agent);
 void agent_paths_expire(struct agent *agent, uint64_t now_ms);
 uint64_t agent_paths_next_ms(const struct agent *agent);
 void agent_paths_link(struct agent *agent, uint32_t ifindex);

@@ -358,7 +358,8 @@ static int counter_cmp(const void *x, const void *y)
 	return c ? c : strverscmp(a->remote, b->remote);
 }
 
-/* What the overlay device could not send or take in: the kernel counts it there. */
+/* What the overlay device could not send or take in, and what the links below it did
+ * not send, ours or not: the kernel counts it there. */
 static void overlay_counters(struct agent *a, const char *prefix, struct view_counters *list)
 {
 	struct rtnl_lost lost = { 0 };
@@ -367,6 +368,13 @@ static void overlay_counters(struct agent *a, const char *prefix, struct view_co
 		(void)rtnl_link_lost(a->rtnl, a->overlay_ifindex, &lost);
 	counter_add(list, prefix, "overlay_lost_tx", 0, &ADDR_NULL, "", &ADDR_NULL, lost.tx, 0);
 	counter_add(list, prefix, "overlay_lost_rx", 0, &ADDR_NULL, "", &ADDR_NULL, lost.rx, 0);
+	for (size_t i = 0; i < a->n_links; i++) {
+		const struct rtnl_link *link = rtnl_link_by_index(a->rtnl, a->links[i]);
+
+		if (link && rtnl_link_lost(a->rtnl, link->ifindex, &lost) == 0)
+			counter_add(list, prefix, "underlay_lost_tx", 0, &ADDR_NULL, link->name,
+				    &ADDR_NULL, lost.tx, 0);
+	}
 }
 
 void view_counters_collect(struct agent *a, const char *prefix, struct view_counters *ret_list)
@@ -392,6 +400,14 @@ void view_counters_collect(struct agent *a, const char *prefix, struct view_coun
 	counter_add(&list, prefix, "query_send_failed", 0, &ADDR_NULL, "", &ADDR_NULL,
 		    a->queries_failed, 0);
 	overlay_counters(a, prefix, &list);
+	if (a->oversize) {
+		struct oversize_counters oversize = oversize_count(a->oversize);
+
+		counter_add(&list, prefix, "oversize_sent", 0, &ADDR_NULL, "", &ADDR_NULL,
+			    oversize.sent, 0);
+		counter_add(&list, prefix, "oversize_failed", 0, &ADDR_NULL, "", &ADDR_NULL,
+			    oversize.failed, 0);
+	}
 	counter_add(&list, prefix, "programs_lost", 0, &ADDR_NULL, "", &ADDR_NULL, a->programs_lost,
 		    0);
 	counter_add(&list, prefix, "routes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,

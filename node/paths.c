@@ -104,8 +104,11 @@ static void paths_ask_all(struct agent *a, uint64_t now_ms)
 	struct agent_remote *remote, *next;
 
 	a->ipsec = rtnl_has_policies(a->rtnl);
-	HASH_ITER (hh, a->remotes, remote, next)
+	a->n_links = 0;
+	HASH_ITER (hh, a->remotes, remote, next) {
 		path_ask(a, remote);
+		add_link(a, a->links, &a->n_links, remote->path.ifindex);
+	}
 	underlays_write(a);
 	ways_asked(&a->ways, now_ms);
 }
@@ -160,6 +163,41 @@ void agent_paths_link(struct agent *a, uint32_t ifindex)
 	}
 }
 
+static int on_oversize(sd_event_source *source, int fd, uint32_t revents, void *userdata)
+{
+	struct agent *a = userdata;
+
+	oversize_dispatch(a->oversize);
+	return 0;
+}
+
+/* Without it copies that are too long for an underlay of IPv6 are lost, and counted. */
+static int oversize_start(struct agent *a)
+{
+	char why[OVERSIZE_WHY_MAX];
+
+	if (addr_is_v4(&a->config->vtep))
+		return 0;
+	if (oversize_new(&a->config->vtep, a->config->overlay_port, &a->oversize, why) < 0) {
+		log_warning("Copies that are longer than the IPv6 underlay takes will be lost "
+			    "(copy_too_long): give it 70 bytes more than the workloads have. "
+			    "why=\"%s\"",
+			    why);
+		return 0;
+	}
+	rtnl_link_set_up(a->rtnl, oversize_ifindex(a->oversize), AGENT_OVERSIZE_MTU,
+			 AGENT_OVERSIZE_QUEUE);
+	datapath_oversize_set(a->datapath, oversize_ifindex(a->oversize));
+	return sd_event_add_io(a->event, NULL, oversize_fd(a->oversize), EPOLLIN, on_oversize, a);
+}
+
+void agent_paths_stop(struct agent *a)
+{
+	if (a->oversize)
+		datapath_oversize_set(a->datapath, 0);
+	oversize_free(a->oversize);
+}
+
 int agent_paths_start(struct agent *a)
 {
 	int fd, r;
@@ -171,7 +209,7 @@ int agent_paths_start(struct agent *a)
 	fd = rtnl_watch_fd(a->rtnl, true);
 	if (r >= 0 && fd >= 0)
 		r = sd_event_add_io(a->event, NULL, fd, EPOLLIN, on_watch, a);
-	return r;
+	return r < 0 ? r : oversize_start(a);
 }
 
 /* ---- ports ------------------------------------------------------------------ */

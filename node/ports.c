@@ -47,7 +47,10 @@ const char *agent_port_name(const struct agent *a, uint32_t ifindex)
 
 static const struct node_port_pattern *pattern_match(const struct agent *a, const char *name)
 {
-	if (strcmp(name, a->config->overlay_device) == 0)
+	/* Not what we make ourselves. */
+	if (strcmp(name, a->config->overlay_device) == 0 ||
+	    strncmp(name, DATAPATH_FAN_NAME, strlen(DATAPATH_FAN_NAME)) == 0 ||
+	    strncmp(name, OVERSIZE_NAME, strlen(OVERSIZE_NAME)) == 0)
 		return NULL;
 	for (size_t i = 0; i < a->config->n_ports; i++) {
 		if (fnmatch(a->config->ports[i].match, name, 0) == 0)

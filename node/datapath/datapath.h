@@ -31,6 +31,8 @@ enum datapath_attach {
 	DATAPATH_ATTACH_CLSACT,
 };
 
+#define DATAPATH_FAN_NAME "mcmfan" /* and a number: devices that we make */
+
 #define DATAPATH_MAX_PORTS     4096 /* the defaults */
 #define DATAPATH_FAN_MIN_PORTS 8
 #define DATAPATH_FAN_MIN_RATE  100
@@ -168,6 +170,10 @@ struct datapath_path {
 /* NULL: by the overlay device. */
 int datapath_remote_path_set(struct datapath *dp, const struct addr *vtep,
 			     const struct datapath_path *path);
+
+/* The device that takes copies, encapsulated, that are too long for a path over IPv6;
+ * 0: none. */
+void datapath_oversize_set(struct datapath *dp, uint32_t ifindex);
 
 /* Paths are used until then (CLOCK_MONOTONIC): who follows routes and neighbours
  * puts it off, and when it dies copies soon take the overlay device. */

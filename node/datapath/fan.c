@@ -45,7 +45,6 @@
 #include "common/cleanup.h"
 #include "mcmesh.skel.h"
 
-#define FAN_NAME      "mcmfan"
 #define FAN_ACTIONS   32 /* of a filter, at most (TCA_ACT_MAX_PRIO) */
 #define FAN_MTU	      65535
 #define FAN_PERIOD_MS 500
@@ -225,7 +224,8 @@ static void link_delete(struct datapath *dp, uint32_t ifindex)
 	struct ifinfomsg *ifi;
 	struct message m;
 
-	if (!if_indextoname(ifindex, name) || strncmp(name, FAN_NAME, strlen(FAN_NAME)) != 0)
+	if (!if_indextoname(ifindex, name) ||
+	    strncmp(name, DATAPATH_FAN_NAME, strlen(DATAPATH_FAN_NAME)) != 0)
 		return;
 	link_message(&m, RTM_DELLINK, 0, ifindex, &ifi);
 	(void)message_send(dp, &m);
@@ -247,8 +247,8 @@ static int fans_make(struct datapath *dp)
 	if (dp->n_fans + 2 > dp->max_fans)
 		return -ENOSPC;
 	for (uint32_t n = dp->n_fans; rc == -EEXIST && n < FAN_NAMES; n += 2) {
-		snprintf(names[0], sizeof(names[0]), FAN_NAME "%" PRIu32, n);
-		snprintf(names[1], sizeof(names[1]), FAN_NAME "%" PRIu32, n + 1);
+		snprintf(names[0], sizeof(names[0]), DATAPATH_FAN_NAME "%" PRIu32, n);
+		snprintf(names[1], sizeof(names[1]), DATAPATH_FAN_NAME "%" PRIu32, n + 1);
 		rc = pair_make(dp, names[0], names[1]);
 	}
 	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(names); i++) {

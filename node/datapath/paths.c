@@ -32,6 +32,7 @@ void datapath_paths_adopt(struct datapath *dp)
 {
 	struct remote *r, *next;
 
+	datapath_oversize_set(dp, 0); /* that went with its agent */
 	HASH_ITER (hh, dp->remote_index, r, next) {
 		uint32_t number = r->value.path;
 
@@ -84,6 +85,11 @@ int datapath_remote_path_set(struct datapath *dp, const struct addr *vtep,
 	datapath_path_drop(dp, r);
 	path_store(dp, r, number);
 	return 0;
+}
+
+void datapath_oversize_set(struct datapath *dp, uint32_t ifindex)
+{
+	__atomic_store_n(&dp->paths[DP_PATH_OVERSIZE].ifindex, ifindex, __ATOMIC_RELEASE);
 }
 
 int datapath_paths_hold(struct datapath *dp, uint64_t until_ns)

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/if_addr.h>
 #include <linux/if_arp.h>
 #include <linux/if_link.h>
 #include <linux/pkt_sched.h>
@@ -288,4 +289,34 @@ int rtnl_link_lost(struct rtnl *rtnl, uint32_t ifindex, struct rtnl_lost *ret_lo
 	if (r == 0)
 		*ret_lost = lost;
 	return r;
+}
+
+/* ---- devices of our own -------------------------------------------------------- */
+
+int rtnl_link_set_up(struct rtnl *rtnl, uint32_t ifindex, uint32_t mtu, uint32_t queue)
+{
+	alignas(struct nlmsghdr) uint8_t buf[RTNL_REQUEST_BYTES];
+	struct nlattr *spec, *inet6;
+	struct ifinfomsg *ifi;
+	struct nlmsghdr *nlh;
+	void *body;
+
+	nlh = rtnl_message(buf, RTM_SETLINK, NLM_F_ACK, sizeof(*ifi), &body);
+	ifi = body;
+	ifi->ifi_index = (int)ifindex;
+	spec = mnl_attr_nest_start(nlh, IFLA_AF_SPEC);
+	inet6 = mnl_attr_nest_start(nlh, AF_INET6);
+	mnl_attr_put_u8(nlh, IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+	mnl_attr_nest_end(nlh, inet6);
+	mnl_attr_nest_end(nlh, spec);
+	(void)rtnl_request(rtnl, nlh, NULL, NULL); /* a kernel without IPv6 does not know it */
+
+	nlh = rtnl_message(buf, RTM_SETLINK, NLM_F_ACK, sizeof(*ifi), &body);
+	ifi = body;
+	ifi->ifi_index = (int)ifindex;
+	ifi->ifi_flags = IFF_UP;
+	ifi->ifi_change = IFF_UP;
+	mnl_attr_put_u32(nlh, IFLA_MTU, mtu);
+	mnl_attr_put_u32(nlh, IFLA_TXQLEN, queue);
+	return rtnl_request(rtnl, nlh, NULL, NULL);
 }

@@ -57,6 +57,9 @@ bool rtnl_has_address(struct rtnl *rtnl, const struct addr *addr);
 /* The interface that has it; 0: none. */
 uint32_t rtnl_address_link(struct rtnl *rtnl, const struct addr *addr);
 
+/* Up, with that MTU and queue, and without an IPv6 address of its own. */
+int rtnl_link_set_up(struct rtnl *rtnl, uint32_t ifindex, uint32_t mtu, uint32_t queue);
+
 /* Packets that the link's driver could not send, and could not take in. */
 struct rtnl_lost {
 	uint64_t tx, rx;

@@ -26,6 +26,7 @@
 
 #include "bpf/shared.h"
 #include "common/cleanup.h"
+#include "node/oversize.h"
 #include "tests/bpf/harness.h"
 
 #define PORT	    5000
@@ -65,6 +66,7 @@ struct mesh {
 	struct engine engine;
 	int node_a; /* its namespace */
 	struct datapath *a, *b;
+	struct oversize *oversize;
 	int sender, near, far; /* UDP sockets */
 	int sender6, near6, far6;
 };
@@ -152,13 +154,27 @@ static struct datapath *open_node(const struct mesh *m, const char *root, const 
 	cr_assert_eq(datapath_segment_set(dp, &segment), 0);
 	cr_assert_eq(datapath_overlay_set(dp, harness_ifindex("mcmesh", 0), why), 0, "%s", why);
 	cr_assert_eq(datapath_remote_set(dp, &other, "other"), 0);
-	if (!m->engine.direct)
+	if (m->engine.direct) {
+		path.ifindex = if_nametoindex(underlay);
+		cr_assert_eq(datapath_underlay_set(dp, &path.ifindex, 1, why), 0, "%s", why);
+	} else if (!m->engine.v6) {
 		return dp;
-	path.ifindex = if_nametoindex(underlay);
-	cr_assert_eq(datapath_underlay_set(dp, &path.ifindex, 1, why), 0, "%s", why);
+	}
 	cr_assert_eq(datapath_remote_path_set(dp, &other, &path), 0);
 	cr_assert_eq(datapath_paths_hold(dp, UINT64_MAX), 0);
 	return dp;
+}
+
+/* Linux does not fragment VXLAN over IPv6: node a's agent does. */
+static void make_oversize(struct mesh *m)
+{
+	char why[OVERSIZE_WHY_MAX] = "";
+	struct addr vtep = ip("fd09::1");
+
+	cr_assert_eq(oversize_new(&vtep, 4797, &m->oversize, why), 0, "%s", why);
+	harness_run("ip link set " OVERSIZE_NAME "0 addrgenmode none && "
+		    "ip link set " OVERSIZE_NAME "0 up mtu 65521");
+	datapath_oversize_set(m->a, oversize_ifindex(m->oversize));
 }
 
 static uint32_t attach(const struct mesh *m, struct datapath *dp, const char *name, unsigned int n)
@@ -264,11 +280,10 @@ static bool mesh_open(const struct engine *engine, struct mesh *ret_mesh)
 	if (!harness_enter(0))
 		return false;
 	make_devices();
-	/* Linux does not fragment VXLAN over IPv6: there workloads need room. */
-	if (engine->v6)
-		harness_run("for n in sender near far; do ip -n $n link set eth0 mtu 1430; done");
 	m.node_a = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
 	m.a = open_node(&m, HARNESS_ROOT, a, b, "ua", (const uint8_t[]){ 0x0a, 0x0b });
+	if (engine->v6)
+		make_oversize(&m);
 	near[0] = attach(&m, m.a, "p", 0); /* the sender is a member as well */
 	near[1] = attach(&m, m.a, "p", 1);
 	enter_name("b");
@@ -298,6 +313,7 @@ static void mesh_close(struct mesh *m)
 
 	datapath_close(m->a);
 	datapath_close(m->b);
+	oversize_free(m->oversize);
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		close(fds[i]);
 }
@@ -322,6 +338,8 @@ static void send_to(const struct mesh *m, int family, const uint8_t *data, size_
 		   is_v4 ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6,
 		   is_v4 ? sizeof(v4) : sizeof(v6));
 	cr_assert_eq(n, (ssize_t)len, "%s", strerror(errno));
+	if (m->oversize)
+		oversize_dispatch(m->oversize);
 }
 
 /* The next datagram is this one. Its TOS, for IPv4. */
@@ -404,14 +422,18 @@ static void check_way(const struct mesh *m)
 	uint64_t by_device = harness_counter(m->a, "copy_remote_by_device", 0);
 
 	cr_expect_gt(copies, 0);
+	uint64_t by_agent = harness_counter(m->a, "copy_long", 0);
+
+	cr_expect_eq(by_agent > 0, m->engine.v6, "%s", m->engine.name);
+	cr_expect_eq(harness_counter(m->a, "copy_too_long", 0), 0, "%s", m->engine.name);
+	cr_expect_eq(harness_counter(m->a, "copy_remote_failed", 0), 0, "%s", m->engine.name);
 	if (!m->engine.direct) {
-		cr_expect_eq(by_device, copies, "%s", m->engine.name);
+		cr_expect_eq(by_device + by_agent, copies, "%s", m->engine.name);
 		return;
 	}
 	cr_expect_lt(by_device, copies, "%s: all by the device", m->engine.name);
-	if (!m->engine.v6)
-		cr_expect_gt(by_device, 0, "%s: what does not fit goes by the device",
-			     m->engine.name);
+	cr_expect_eq(by_device > 0, !m->engine.v6, "%s: what does not fit goes by the device",
+		     m->engine.name);
 	cr_expect_gt(harness_counter(m->b, "overlay_stripped", 0), 0, "%s", m->engine.name);
 }
 
@@ -505,6 +527,29 @@ Test(engines, paths_end_with_who_follows_them)
 	send_to(&m, AF_INET, data, sizeof(data));
 	expect(&m, "far", m.far, data, sizeof(data));
 	cr_expect_eq(harness_counter(m.a, "copy_remote_by_device", 0), 1);
+	mesh_close(&m);
+}
+
+/* Nobody there to fragment: the loss has a name. */
+Test(engines, too_long_for_an_ipv6_underlay)
+{
+	struct engine engine = { "direct, peer, IPv6 underlay", true, true, false, true };
+	static uint8_t data[1472];
+	struct mesh m;
+
+	if (!mesh_open(&engine, &m))
+		return;
+	datapath_oversize_set(m.a, 0);
+	fill(data, sizeof(data), 1);
+	for (uint64_t i = 1; i <= 2; i++) {
+		send_to(&m, AF_INET, data, sizeof(data));
+		expect(&m, "near", m.near, data, sizeof(data));
+		cr_expect_eq(harness_counter(m.a, "copy_too_long", 0), i);
+		/* As after an agent's death. */
+		cr_assert_eq(datapath_paths_hold(m.a, 1), 0);
+	}
+	check_datagram(&m, AF_INET, 1000, 2);
+	cr_expect_eq(harness_counter(m.a, "copy_too_long", 0), 2);
 	mesh_close(&m);
 }
 

@@ -2,3 +2,5 @@
 foreach(part fib mirror rota sending settings uplink ways)
 	mcmesh_test(test_node_${part} SOURCES unit/node/${part}.c LIBS mcmesh_node_core)
 endforeach()
+mcmesh_test(test_node_oversize SOURCES unit/node/oversize.c ${CMAKE_SOURCE_DIR}/node/oversize.c
+	LIBS mcmesh_common)
