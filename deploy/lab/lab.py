@@ -77,6 +77,7 @@ def parse_up(args):
     parser.add_argument("--underlay", choices=["ethernet", "wireguard"], default="ethernet",
                         help="wireguard: everything between machines is encrypted")
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
+    parser.add_argument("--underlay-mtu", type=int, help="default: room for full-size packets")
     parser.add_argument("--machines", metavar="KERNEL",
                         help="nodes are virtual machines; see ./dev vmlab help")
     parser.add_argument("--tap", action="append", default=[], metavar="nNpP",
@@ -136,7 +137,8 @@ def network_up(o, state):
             qemu.up(nodes, kernel, o.tap, mtu)
     os.environ["MCMESH_LAB_TAPS"] = " ".join(o.tap)
     topo.up(o.nodes, o.ports, programs.etcds(state) + programs.controllers(state),
-            wireguard.up if o.underlay == "wireguard" else None, boot)
+            wireguard.up if o.underlay == "wireguard" else None, boot,
+            o.underlay_mtu)
 
 
 def cmd_up(args):

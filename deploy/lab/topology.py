@@ -242,12 +242,12 @@ def port_down(name):
     ip_batch([f"link del {name}"], "n" + WORKLOAD.match(name)[1])
 
 
-def up(nodes, ports, servers, tunnel=None, boot=None):
+def up(nodes, ports, servers, tunnel=None, boot=None, mtu=None):
     """`servers`: names of controllers and of members of etcd. `tunnel`, given all that is
     on the underlay, makes the devices that have its addresses, in place of the link.
     `boot`, given nodes and MTU, makes machines of them, with their ends of the links."""
     hosts = node_names(nodes)
-    mtu = TUNNEL_MTU if tunnel else UNDERLAY_MTU
+    mtu = mtu or (TUNNEL_MTU if tunnel else UNDERLAY_MTU)
     spaces = ["underlay", *([] if boot else hosts), *servers]
     ip_batch([f"netns add {netns(n)}" for n in spaces])
     sysctl("underlay", QUIET_IPV6)

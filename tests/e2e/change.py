@@ -13,11 +13,12 @@ def _applied(node):
     return (programs.RUN / node / "agent.log").read_text(errors="replace").count(APPLIED)
 
 
-def _restart(lab, kind, name, key, settings):
+def _restart(lab, kind, names, key, settings):
     state = programs.load()
     state[key] = settings
     programs.save(state)
-    lab.command("restart", kind, name)
+    for name in names:
+        lab.command("restart", kind, name)
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def segment_settings(lab, **settings):
     """The controller comes back with these in its file; every agent has them."""
     def change(config):
         before = {node: _applied(node) for node in nodes}
-        _restart(lab, "controller", "c1", "controller_set", config)
+        _restart(lab, "controller", ["c1"], "controller_set", config)
         lab.wait("the agents are back", lab.ready, 10)
         lab.wait("the agents have the settings",
                  lambda: all(_applied(n) > before[n] for n in nodes), 10)
@@ -40,15 +41,19 @@ def segment_settings(lab, **settings):
 
 
 @contextlib.contextmanager
-def agent_settings(lab, node, *settings):
+def agents_settings(lab, nodes, *settings):
     was = programs.load()["agent_set"]
     try:
-        _restart(lab, "agent", node, "agent_set", was + list(settings))
-        lab.wait("the agent is back", lab.ready, 10)
+        _restart(lab, "agent", nodes, "agent_set", was + list(settings))
+        lab.wait("the agents are back", lab.ready, 10)
         yield
     finally:
-        _restart(lab, "agent", node, "agent_set", was)
-        lab.wait("the agent is back", lab.ready, 10)
+        _restart(lab, "agent", nodes, "agent_set", was)
+        lab.wait("the agents are back", lab.ready, 10)
+
+
+def agent_settings(lab, node, *settings):
+    return agents_settings(lab, [node], *settings)
 
 
 @contextlib.contextmanager
