@@ -148,13 +148,14 @@ def join(one, other):
 # ---- networks of containers ---------------------------------------------------
 
 
-def network(box, name, kind, **more):
+def network(box, name, plugin):
     """A CNI configuration, as both podman and a kubelet would read it."""
-    subnet = {"bridge": f"198.18.{box.number}.0/25", "ptp": f"198.18.{box.number}.128/25"}[kind]
+    half = {"bridge": 0, "ptp": 128}[plugin["type"]]
     return {"cniVersion": "0.4.0", "name": name, "plugins": [{
-        "type": kind, "mtu": WORKLOAD_MTU, **more,
+        **plugin, "mtu": WORKLOAD_MTU,
         "ipam": {"type": "host-local", "dataDir": "/run/cni/networks",
-                 "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+                 "ranges": [[{"subnet": f"198.18.{box.number}.{half}/25"}]],
+                 "routes": [{"dst": "0.0.0.0/0"}]}}]}
 
 
 class Pod:

@@ -88,17 +88,21 @@ def machines(archive, workload, tmp_path_factory):
             made.append(boxes_of.Box(number, folder))
         boxes_of.join(*made)
         for box in made:
+            pack = box.podman("import", "--quiet", folder / "workload.tar", "localhost/workload",
+                              check=False)
+            done = pack if pack.returncode else box.podman(
+                "run", "--rm", "--network", "none", "localhost/workload", "/usr/bin/socat", "-V",
+                check=False)
+            if done.returncode:
+                pytest.skip(f"podman cannot run a container here: {done.stderr.strip()}")
             said = box.podman("load", "--quiet", "--input", folder / "mcmesh.oci.tar").stdout
             box.podman("tag", said.split()[-1], IMAGE)
-            box.podman("import", "--quiet", folder / "workload.tar", "localhost/workload")
-            for kind in ("bridge", "ptp"):
-                more = {"bridge": "cni0", "isGateway": True} if kind == "bridge" else {}
-                box.write(f"/run/cni/net.d/{kind}.conflist",
-                          boxes_of.json.dumps(boxes_of.network(box, kind, kind, **more)))
-        probe = made[0].podman("run", "--rm", "--network", "none", "localhost/workload",
-                               "/usr/bin/socat", "-V", check=False)
-        if probe.returncode:
-            pytest.skip(f"podman cannot run a container here: {probe.stderr.strip()}")
+            # "bridge" alone would be podman's own, with the same addresses on each machine.
+            for name, plugin in (("mesh-bridge", {"type": "bridge", "bridge": "cni0",
+                                                  "isGateway": True}),
+                                 ("mesh-ptp", {"type": "ptp"})):
+                box.write(f"/run/cni/net.d/{name}.conflist",
+                          boxes_of.json.dumps(boxes_of.network(box, name, plugin)))
         yield made
     except boxes_of.NoBox as why:
         pytest.skip(str(why))
@@ -126,6 +130,7 @@ class Mesh:
         self.n1, self.n2 = machines
         self.numbers = itertools.count(1)
         self.things = []
+        self.server_name = ""
 
     def new_group(self):
         return f"239.20.0.{next(self.numbers)}"
@@ -143,7 +148,7 @@ class Mesh:
     def sender(self, *args):
         return self._track(boxes_of.Sender(*args))
 
-    def pod(self, box, name, kind="ptp"):
+    def pod(self, box, name, kind="mesh-ptp"):
         conf = boxes_of.json.loads(box.run("cat", f"/run/cni/net.d/{kind}.conflist").stdout)
         return self._track(boxes_of.Pod(box, name, conf))
 
@@ -160,21 +165,57 @@ class Mesh:
             thing.remove()
         self.things.clear()
 
-    def start_agent(self, box, name="agent"):
+    def start_agent(self, box):
         health = ("--health-cmd", boxes_of.json.dumps(boxes_of.AGENT_HEALTH),
                   "--health-interval", "disable")
-        box.podman(*pods.run(box, "DaemonSet", name, IMAGE, extra=health))
+        box.podman(*pods.SQLITE.run(box, "agent", IMAGE, extra=health))
 
-    def start_controller(self):
-        self.n1.podman(*pods.run(self.n1, "StatefulSet", "controller", IMAGE))
+    def start_controller(self, box=None, manifest=pods.SQLITE):
+        box = box or self.n1
+        box.podman(*manifest.run(box, "controller", IMAGE))
 
-    def admin(self, *args):
+    def stop(self):
+        for box in self.boxes:
+            for name in ("agent", "controller"):
+                box.podman("rm", "--force", "--ignore", "--time", "10", name)
+
+    def give_settings(self, agent, controller):
+        for box in self.boxes:
+            box.write("/run/config/mcmesh-agent/agent.yaml", yaml.safe_dump(agent))
+            box.write("/run/config/mcmesh-controller/controller.yaml", yaml.safe_dump(controller))
+            secret(box, pods.MOVED["/etc/mcmesh/tls"], pair(self.pki, box.name))
+
+    def begin(self):
+        """As deploy/kubernetes/sqlite.yaml has it, but for addresses and times."""
+        agent, controller = pods.SQLITE.settings("agent"), pods.SQLITE.settings("controller")
+        agent.update(controllers=[f"{self.n1.address}:{boxes_of.CONTROLLER_PORT}"],
+                     gmp=boxes_of.SHORT)
+        controller.update(hold_ms=HOLD_MS)
+        self.give_settings(agent, controller)
+        secret(self.n1, CONTROLLER_SECRET, pair(self.pki, "c1"))
+        self.start_controller()
+        for box in self.boxes:
+            self.start_agent(box)
+        self.wait_ready()
+
+    def wait_ready(self):
+        try:
+            self.wait("the mesh is up", self.ready, 20)
+        except Exception as error:
+            said = [b.logs(name) for b in self.boxes for name in ("agent", "controller")]
+            raise AssertionError("\n".join([str(error), *said])) from None
+
+    def admin(self, *args, box=None):
+        """mcmeshctl asks the controller on a box, n1's by default."""
+        box = box or self.n1
         files = {k: str(self.pki / f) for k, f in
                  (("cacert", "ca.pem"), ("cert", "admin.pem"), ("key", "admin.key"))}
         # The box does not see the folder of the certificates; only its network is needed.
-        line = ["nsenter", f"--target={self.n1.pid}", "--net", "--", programs.program("mcmeshctl"),
-                "--controller", f"{self.n1.address}:{boxes_of.CONTROLLER_PORT}",
+        line = ["nsenter", f"--target={box.pid}", "--net", "--", programs.program("mcmeshctl"),
+                "--controller", f"{box.address}:{boxes_of.CONTROLLER_PORT}",
                 *[f"--{k}={v}" for k, v in files.items()], "-o", "json", *args]
+        if self.server_name:
+            line.append(f"--server-name={self.server_name}")
         return subprocess.run(line, text=True, capture_output=True, timeout=30)
 
     def renew(self, name, *options):
@@ -190,8 +231,8 @@ class Mesh:
             text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=20)
         return done.stdout[done.stdout.index("-----BEGIN"):].split("-----END")[0]
 
-    def connected(self):
-        done = self.admin("node", "list")
+    def connected(self, *args, box=None):
+        done = self.admin("node", "list", *args, box=box)
         if done.returncode:
             return set()
         return {n["name"] for n in boxes_of.json.loads(done.stdout)["nodes"]
@@ -239,23 +280,7 @@ class Mesh:
 @pytest.fixture(scope="session")
 def whole(machines, pki):
     mesh = Mesh(machines, pki)
-    agent, controller = pods.settings("agent"), pods.settings("controller")
-    agent.update(controllers=[f"{machines[0].address}:{boxes_of.CONTROLLER_PORT}"],
-                 gmp=boxes_of.SHORT)
-    controller.update(name="c1", hold_ms=HOLD_MS)
-    for box in machines:
-        box.write("/run/config/mcmesh-agent/agent.yaml", yaml.safe_dump(agent))
-        secret(box, pods.MOVED["/etc/mcmesh/tls"], pair(pki, box.name))
-    machines[0].write("/run/config/mcmesh-controller/controller.yaml", yaml.safe_dump(controller))
-    secret(machines[0], CONTROLLER_SECRET, pair(pki, "c1"))
-    mesh.start_controller()
-    for box in machines:
-        mesh.start_agent(box)
-    try:
-        mesh.wait("the mesh is up", mesh.ready, 20)
-    except Exception as error:
-        said = "\n".join(b.logs("agent") for b in machines) + machines[0].logs("controller")
-        raise AssertionError(f"{error}\n{said}") from None
+    mesh.begin()
     return mesh
 
 

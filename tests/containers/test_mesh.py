@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+@pytest.mark.parametrize("kind", ["mesh-bridge", "mesh-ptp"])
 def test_each_member_once(mesh, group, kind):
     here = mesh.receiver(mesh.n1, "here", group, kind)
     there = mesh.receiver(mesh.n2, "there", group, kind)
@@ -19,10 +19,10 @@ def test_each_member_once(mesh, group, kind):
 def test_link_local_once_on_a_bridge(mesh):
     """The CNI's bridge floods these itself: the agent must not do it a second time."""
     group = "224.0.0.251"
-    here = mesh.receiver(mesh.n1, "here", group, "bridge")
-    routed = mesh.receiver(mesh.n1, "routed", group, "ptp")
-    there = mesh.receiver(mesh.n2, "there", group, "bridge")
-    sender = mesh.sender(mesh.n1, "sender", group, "bridge")
+    here = mesh.receiver(mesh.n1, "here", group, "mesh-bridge")
+    routed = mesh.receiver(mesh.n1, "routed", group, "mesh-ptp")
+    there = mesh.receiver(mesh.n2, "there", group, "mesh-bridge")
+    sender = mesh.sender(mesh.n1, "sender", group, "mesh-bridge")
     numbers = mesh.stream(sender, [here, routed], packets=20)
     mesh.exact(here, numbers)
     mesh.exact(routed, numbers)
@@ -38,7 +38,7 @@ def restart(mesh, group, receiver):
     mesh.wait("the group was joined again", lambda: len(box.route(group)[0]) == 1)
 
 
-@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+@pytest.mark.parametrize("kind", ["mesh-bridge", "mesh-ptp"])
 def test_container_restarts(mesh, group, kind):
     """Its veth goes, another comes; who else listens notices nothing of it."""
     kept = mesh.receiver(mesh.n1, "kept", group, kind)
@@ -54,7 +54,7 @@ def test_container_restarts(mesh, group, kind):
     mesh.exact(fickle, numbers)
 
 
-@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+@pytest.mark.parametrize("kind", ["mesh-bridge", "mesh-ptp"])
 def test_pod(mesh, group, kind):
     """As a kubelet does it: the network namespace outlives a container, and not its pod."""
     pod = mesh.pod(mesh.n2, "pod1", kind)

@@ -4,10 +4,9 @@ import json
 import os
 import subprocess
 
-import pods
 import pytest
 from conftest import CONTROLLER_SECRET, IMAGE, TOP, secret
-from pods import AGENT_CAPABILITIES
+from pods import AGENT_CAPABILITIES, SQLITE
 
 IMAGE_BYTES_MAX = 60 << 20
 NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "PERFMON": 38, "BPF": 39}
@@ -72,7 +71,7 @@ def test_each_capability_is_needed(mesh, missing):
     mesh.n2.podman("stop", "--time", "10", "agent")
     try:
         rest = [name for name in AGENT_CAPABILITIES if name != missing]
-        mesh.n2.podman(*pods.run(mesh.n2, "DaemonSet", "poor", IMAGE, rest))
+        mesh.n2.podman(*SQLITE.run(mesh.n2, "agent", IMAGE, "poor", rest))
         assert mesh.n2.podman("wait", "poor").stdout.strip() == "1"
         assert f"CAP_{missing}" in mesh.n2.logs("poor")
     finally:
@@ -97,10 +96,10 @@ urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).read()
 """
 
 
-@pytest.mark.parametrize("kind,name", [("DaemonSet", "agent"), ("StatefulSet", "controller")])
-def test_probes(mesh, kind, name):
+@pytest.mark.parametrize("name", ["agent", "controller"])
+def test_probes(mesh, name):
     """As the kubelet of n1 asks: they succeed, and fail when the program hangs."""
-    spec = pods.container(kind)
+    spec = SQLITE.container(name)
     ports = {p["name"]: p["containerPort"] for p in spec["ports"]}
 
     def probe(which, timeout_s=None):
@@ -136,9 +135,9 @@ def kill(mesh, box):
 
 @pytest.mark.parametrize("how", [replace, kill])
 def test_agent_restarts_without_loss(mesh, group, how):
-    here = mesh.receiver(mesh.n1, "here", group, "bridge")
-    there = mesh.receiver(mesh.n2, "there", group, "ptp")
-    sender = mesh.sender(mesh.n1, "sender", group, "ptp")
+    here = mesh.receiver(mesh.n1, "here", group, "mesh-bridge")
+    there = mesh.receiver(mesh.n2, "there", group, "mesh-ptp")
+    sender = mesh.sender(mesh.n1, "sender", group, "mesh-ptp")
     mesh.wait_members(group, here, there)
     numbers = mesh.stream(sender, [here, there], meanwhile=lambda: how(mesh, mesh.n1))
     mesh.exact(here, numbers)
@@ -150,14 +149,14 @@ def test_agent_restarts_without_loss(mesh, group, how):
 
 def test_controller_is_replaced(mesh, group):
     """Its volume has the mesh; what was joined meanwhile comes through."""
-    before = mesh.receiver(mesh.n2, "before", group, "ptp")
-    sender = mesh.sender(mesh.n1, "sender", group, "ptp")
+    before = mesh.receiver(mesh.n2, "before", group, "mesh-ptp")
+    sender = mesh.sender(mesh.n1, "sender", group, "mesh-ptp")
     mesh.wait_members(group, before)
     late = mesh.new_group()
 
     def begin_anew():
         mesh.n1.podman("rm", "--force", "--time", "10", "controller")
-        mesh.receiver(mesh.n2, "late", late, "ptp")
+        mesh.receiver(mesh.n2, "late", late, "mesh-ptp")
         mesh.start_controller()
         mesh.wait("agents are back", lambda: mesh.connected() == {"n1", "n2"})
         mesh.wait("n1 knows of the late one", lambda: mesh.n1.route(late)[1])
