@@ -15,6 +15,7 @@ import time
 import topology as topo
 
 CLONE_NEWNET = 0x40000000
+SO_RCVBUFFORCE = 33
 IP_MULTICAST_ALL = 49
 IP_ADD_SOURCE_MEMBERSHIP = 39
 IP_DROP_SOURCE_MEMBERSHIP = 40
@@ -74,7 +75,7 @@ class Member:
             family = socket.AF_INET6 if is_v6(group) else socket.AF_INET
             self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             if is_v6(group):
                 self.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
                 self.sock.bind((group, port, 0, self.ifindex))
@@ -204,7 +205,7 @@ class Tap:
         with namespace(name):
             self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
                                       socket.htons(3))
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
             self.sock.bind((interface, 3))
             self.frames = []
 

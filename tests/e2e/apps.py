@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 import topology as topo
@@ -42,13 +43,17 @@ class App:
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
-    def ends(self, deadline_s):
-        """Its exit status; it is to end by itself."""
-        try:
-            return self.process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            self.end(signal.SIGKILL)
-            raise AssertionError(f"no end after {deadline_s} s: {self}") from None
+    def ends(self, deadline_s, taps=()):
+        """Its exit status; it is to end by itself. The taps are emptied meanwhile."""
+        end = time.monotonic() + deadline_s
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                self.end(signal.SIGKILL)
+                raise AssertionError(f"no end after {deadline_s} s: {self}")
+            for tap in taps:
+                tap.drain()
+            time.sleep(0.01)  # poll interval
+        return self.process.returncode
 
     def end(self, sig=signal.SIGTERM):
         if self.process.poll() is None:

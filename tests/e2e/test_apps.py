@@ -17,6 +17,7 @@ SPDP_GROUP = "239.255.0.1"  # DDS discovery, domain 0 (DDSI-RTPS 9.6.2.4.1)
 PTP_GROUP = "224.0.1.129"
 PING = re.compile(r"mean ([\d.]+)us min ([\d.]+)us 50% ([\d.]+)us 90% \S+ 99% ([\d.]+)us "
                   r"max \S+ cnt (\d+)")
+READERS = ("n2p1", "n3p1")
 SUBSCRIBED = re.compile(r"size \d+ total (\d+) lost (\d+) delta \d+ lost \d+ "
                         r"rate ([\d.]+) kS/s ([\d.]+) Mb/s")
 
@@ -73,25 +74,59 @@ def test_ddsperf_publish(lab, app, measured, what, options, least):
     need("ddsperf", "cyclonedds-tools")
     effort = [o for o in options if o == "-u"]
     readers = [app(name, "ddsperf", *effort, "-D", "20", "-1", "sub", env=dds("true"))
-               for name in ("n2p1", "n3p1")]
+               for name in READERS]
     joined(lab, ["n2", "n3"], SPDP_GROUP)
-    before = copies_to_remotes(lab, "n1")
+    before, full = copies_to_remotes(lab, "n1"), {n: overflows(lab, n) for n in READERS}
     writer = app("n1p1", "ddsperf", *effort, "-D", "4", "-Q", "minmatch:2", "pub",
                  *[o for o in options if o != "-u"], env=dds("true"))
     assert writer.ends(15) == 0, writer
     carried = copies_to_remotes(lab, "n1") - before
-    for reader in readers:
-        lab.wait(f"the writer's end: {reader}", lambda: "gone" in reader.text(), 10)
-        lab.wait("a second without data", lambda: re.search(
-            r"gone(.*\n)+.*delta 0 ", reader.text()), 10)
-        reader.end()
-        rows = SUBSCRIBED.findall(reader.text())
-        total, lost = map(int, rows[-1][:2])
-        rate, bits = max((float(row[2]), float(row[3])) for row in rows)
-        assert total >= least and lost == 0, reader
-        measured(f"ddsperf, {what}, {reader.file.name[:4]}: {total} samples, {lost} lost, up to "
+    for name, reader in zip(READERS, readers):
+        total, lost, rate, bits = subscribed(lab, reader)
+        # On a machine that is too busy its socket may have been full.
+        assert total >= least and (lost == 0 or overflows(lab, name) > full[name]), reader
+        measured(f"ddsperf, {what}, {name}: {total} samples, {lost} lost, up to "
                  f"{rate:.1f} k/s, {bits:.0f} Mbit/s; {carried} packets to two nodes")
     assert carried, "samples went by unicast"
+
+
+def subscribed(lab, reader):
+    """Once its writer has ended: samples, lost, the best second's rate in k/s and Mbit/s."""
+    lab.wait(f"the writer's end: {reader}", lambda: "gone" in reader.text(), 10)
+    lab.wait("a second without data", lambda: re.search(
+        r"gone(.*\n)+.*delta 0 ", reader.text()), 10)
+    reader.end()
+    rows = SUBSCRIBED.findall(reader.text())
+    total, lost = map(int, rows[-1][:2])
+    return total, lost, *max((float(row[2]), float(row[3])) for row in rows)
+
+
+def test_ddsperf_while_programs_are_replaced(lab, app, measured):
+    """Best effort, so nobody asks again: agents and the controller are killed and started
+    while samples flow, and none is lost."""
+    need("ddsperf", "cyclonedds-tools")
+    reader = app("n2p1", "ddsperf", "-u", "-D", "30", "-1", "sub", env=dds("true"))
+    writer = app("n1p1", "ddsperf", "-u", "-D", "8", "-Q", "minmatch:1", "pub", "1kHz",
+                 "size", "1k", env=dds("true"))
+    joined(lab, ["n1", "n2"], SPDP_GROUP)
+    full = overflows(lab, "n2p1")
+    lab.wait(f"samples: {reader}", lambda: SUBSCRIBED.search(reader.text()), 10)
+    for kind, name in (("agent", "n1"), ("agent", "n2"), ("controller", "c1")):
+        lab.command("kill", kind, name)
+        lab.command("start", kind, name)
+    assert writer.process.poll() is None, "that took longer than the writer"
+    assert writer.ends(20) == 0, writer
+    total, lost, _, _ = subscribed(lab, reader)
+    measured(f"ddsperf, best effort at 1 kHz while two agents and the controller were killed and "
+             f"started: {total} samples, {lost} lost")
+    assert total > 4000 and (lost == 0 or overflows(lab, "n2p1") > full), reader
+
+
+def overflows(lab, name):
+    """Packets that a socket of the workload had no room for: not the network's."""
+    rows = [row.split() for row in lab.exec(name, "cat", "/proc/net/snmp").stdout.splitlines()
+            if row.startswith("Udp:")]
+    return int(dict(zip(*rows))["RcvbufErrors"])
 
 
 def copies_to_remotes(lab, node):
@@ -121,7 +156,7 @@ def test_video_stream(lab, app, group, measured):
         "video/x-raw,width=640,height=360,framerate=30/1", "!", "vp8enc", "deadline=1",
         "target-bitrate=2000000", "!", "rtpvp8pay", "pt=96", "!", "udpsink", f"host={group}",
         f"port={RTP_PORT}", "ttl-mc=8", "multicast-iface=eth0")
-    assert camera.ends(20) == 0, camera
+    assert camera.ends(20, wires) == 0, camera
     for viewer, wire in zip(viewers, wires):
         lab.wait(f"{FRAMES} frames: {viewer}",
                  lambda: viewer.text().count("last-message = chain") >= FRAMES, 10)
@@ -164,7 +199,7 @@ def test_iperf(lab, app, measured, group, source):
     lab.wait_route("n1", group, remotes=["n2", "n3"], source=source or "*", deadline_s=10)
     client = app("n1p1", "iperf", "-c", f"{group}%eth0" if v6 else group, *v6, "-u", "-T", "8",
                  "-b", "20m", "-t", "2", "-e")
-    assert client.ends(15) == 0, client
+    assert client.ends(15, wires) == 0, client
     sent = int(re.search(r"Sent (\d+) datagrams", client.text())[1])
     for server, wire in zip(servers, wires):
         lab.wait(f"its report: {server}", lambda: IPERF.search(server.text()), 10)

@@ -152,7 +152,7 @@ def test_iperf(wireguard_lab, app, measured):
     lab.wait_route("n1", group, remotes=["n2"], deadline_s=HANDSHAKE_S)
     wire = lab.tap("n2p1")
     client = app("n1p1", "iperf", "-c", group, "-u", "-T", "8", "-b", "5m", "-t", "2", "-e")
-    assert client.ends(15) == 0, client
+    assert client.ends(15, [wire]) == 0, client
     sent = int(re.search(r"Sent (\d+) datagrams", client.text())[1])
     lab.wait(f"its report: {server}", lambda: IPERF.search(server.text()), 10)
     numbers = [struct.unpack_from("!i", p)[0] for p in
