@@ -79,7 +79,7 @@ def host_addresses(name):
 
 def physical_address(name):
     """Of the link, when the addresses above are those of a tunnel."""
-    return "198.51.100." + host_addresses(name)[0].rsplit(".", 1)[1]
+    return "192.0.2." + host_addresses(name)[0].rsplit(".", 1)[1]
 
 
 def workload_networks(node):

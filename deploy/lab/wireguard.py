@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An underlay that is encrypted: `lab up --underlay wireguard`.
 
-    n1: uplink0 198.51.100.1 (MTU 1500) ··· mcmwg-n1 203.0.113.1 (MTU 1420)
+    n1: uplink0 192.0.2.1 (MTU 1500) ··· mcmwg-n1 203.0.113.1 (MTU 1420)
 
 The machines of the lab, controllers too, keep the addresses that they have without it,
 but on a WireGuard device: it has no MAC addresses and no neighbours. The link beneath has
@@ -81,7 +81,7 @@ def up(names):
                 peers += ["peer", public[other], "allowed-ips", _allowed(other),
                           "endpoint", f"{topo.physical_address(other)}:{PORT}"]
         topo.run_in(name, ["wg", "set", device(name), "listen-port", str(PORT),
-                           "private-key", "/dev/stdin", *peers], keys[name] + "\n")
+                           "private-key", "/proc/self/fd/0", *peers], keys[name] + "\n")
         v4, v6 = topo.host_addresses(name)
         topo.ip_batch([f"addr add {v4}/24 dev {device(name)}",
                        f"link set {device(name)} mtu {MTU} up",

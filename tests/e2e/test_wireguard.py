@@ -31,7 +31,7 @@ def strangers(frames):
         kind = struct.unpack_from("!H", f, 12)[0]
         if kind == ARP or (kind == IPV6 and f[20] in (0, ICMPV6)):  # 0: an MLD report
             continue
-        network = ipaddress.ip_network("198.51.100.0/24")
+        network = ipaddress.ip_network("192.0.2.0/24")
         if kind == IPV4 and f[23] == UDP and f[20:22] in (b"\x40\x00", b"\x00\x00") and \
                 struct.unpack_from("!HH", f, 34) == (wireguard.PORT, wireguard.PORT) and \
                 all(ipaddress.ip_address(f[i:i + 4]) in network for i in (26, 30)):
