@@ -56,6 +56,11 @@ def test_agent_stopped_and_started(lab, group):
     lab.exact(member, numbers)
 
 
+def every_controller(verb):
+    return after(*(background(verb, "controller", name)
+                   for name in programs.controllers(programs.load())))
+
+
 def test_controller_killed(lab, group):
     local, remote = lab.new_group(), lab.new_group()
     member = lab.member("n2p1", group)
@@ -63,7 +68,7 @@ def test_controller_killed(lab, group):
     lab.wait_route("n1", group, remotes=["n2"])
     sender = lab.sender("n1p1", group)
     try:
-        numbers = lab.stream(sender, [member], meanwhile=background("kill", "controller", "c1"))
+        numbers = lab.stream(sender, [member], meanwhile=every_controller("kill"))
         lab.exact(member, numbers)
         near.join()
         lab.wait_route("n1", local, ports=["n1p2"])
@@ -72,8 +77,7 @@ def test_controller_killed(lab, group):
         lab.wait("n3 has it itself", lambda: lab.memberships("n3", remote))
         assert lab.route("n1", remote) == (set(), set())
     finally:
-        numbers = lab.stream(sender, [member],
-                             meanwhile=background("start", "controller", "c1"))
+        numbers = lab.stream(sender, [member], meanwhile=every_controller("start"))
     lab.exact(member, numbers)
     lab.wait_route("n1", remote, remotes=["n3"], deadline_s=10)
     lab.exact(far, lab.stream(lab.sender("n1p1", remote), [far]))
@@ -87,7 +91,7 @@ def test_controller_restarted(lab, group):
     member = lab.member("n2p1", group)
     lab.wait_route("n1", group, remotes=["n2"])
     sender = lab.sender("n1p1", group)
-    numbers = lab.stream(sender, [member], meanwhile=background("restart", "controller", "c1"))
+    numbers = lab.stream(sender, [member], meanwhile=every_controller("restart"))
     lab.exact(member, numbers)
     lab.wait("the mesh is whole", lab.ready, 10)
     lab.exact(member, lab.stream(sender, [member]))

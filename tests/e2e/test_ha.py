@@ -9,7 +9,7 @@ import pytest
 
 import programs
 import topology as topo
-from conftest import HOLD_MS
+from conftest import HA_HOLD_MS as HOLD_MS
 from test_failures import background
 
 CONTROLLERS = ("c1", "c2", "c3")

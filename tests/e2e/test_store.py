@@ -4,7 +4,10 @@ import re
 import sqlite3
 
 import programs
+import pytest
 from test_failures import background
+
+pytestmark = pytest.mark.usefixtures("one_controller")
 
 C1 = programs.RUN / "c1"
 

@@ -31,6 +31,7 @@ enum {
 	KEY_VTEP,
 	KEY_GROUP,
 	KEY_COMMANDS,
+	KEY_PKI,
 };
 
 struct arguments {
@@ -55,6 +56,8 @@ static const struct argp_option options[] = {
 	{ "prefix", KEY_PREFIX, "NAME", 0, "Nodes are NAME1, NAME2, … (s)", 0 },
 	{ "vtep", KEY_VTEP, "ADDRESS", 0, "The first node's (10.0.0.1)", 0 },
 	{ "group", KEY_GROUP, "ADDRESS", 0, "The first group (239.128.0.0)", 0 },
+	{ "pki", KEY_PKI, "DIR", 0,
+	  "TLS: DIR/ca.pem, and DIR/NAME1.pem and .key, and so on (mcmesh-pki makes them)", 0 },
 	{ "commands", KEY_COMMANDS, NULL, 0, "Read commands from stdin (scenario.c)", 0 },
 	{ 0 },
 };
@@ -136,6 +139,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_PREFIX:
 		a->swarm.prefix = arg;
+		return 0;
+	case KEY_PKI:
+		a->swarm.pki = arg;
 		return 0;
 	case KEY_COMMANDS:
 		a->commands = true;

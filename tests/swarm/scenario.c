@@ -67,7 +67,7 @@ static int converged_ask(struct converged *q, uint64_t revision)
 						 .on_close = converged_close };
 	Mcmesh__V1__WaitConvergedRequest request = MCMESH__V1__WAIT_CONVERGED_REQUEST__INIT;
 	struct rpc_channel_options options = { .target = q->s->options.controllers[0],
-					       .tls = q->s->options.tls };
+					       .tls = q->s->tls };
 	struct rpc_call *call;
 	int r = q->channel ? 0 : rpc_channel_new(q->s->rpc, &options, &q->channel);
 

@@ -3,12 +3,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "common/cleanup.h"
+#include "common/rpc_tls.h"
 
 #define SYNC_PATH "/mcmesh.v1.NodeService/Sync"
 #define LATE_MS	  500 /* timers wait so long for what has come */
@@ -170,7 +172,7 @@ static void agent_disconnect(void *userdata)
 static void agent_connect(const char *target, void *userdata)
 {
 	struct swarm_agent *a = userdata;
-	struct rpc_channel_options options = { .target = target, .tls = a->swarm->options.tls };
+	struct rpc_channel_options options = { .target = target, .tls = a->tls };
 
 	agent_disconnect(a);
 	a->counts_as_connecting = true;
@@ -291,6 +293,24 @@ void swarm_sum(const struct swarm *s, struct swarm_sum *ret_sum)
 
 /* ---- life ------------------------------------------------------------------------- */
 
+/* A certificate each: a controller believes nobody else's. */
+static int tls_new(const char *pki, const char *name, bool may_wait, struct rpc_tls **ret_tls)
+{
+	char cacert[PATH_MAX], cert[PATH_MAX], key[PATH_MAX], why[RPC_TLS_WHY_MAX];
+	const struct rpc_tls_options options = {
+		.cacert = cacert, .cert = cert, .key = key, .may_wait = may_wait
+	};
+	int r;
+
+	snprintf(cacert, sizeof(cacert), "%s/ca.pem", pki);
+	snprintf(cert, sizeof(cert), "%s/%s.pem", pki, name);
+	snprintf(key, sizeof(key), "%s/%s.key", pki, name);
+	r = rpc_tls_new(&options, ret_tls, why);
+	if (r < 0)
+		fprintf(stderr, "mcmesh-swarm: %s\n", why);
+	return r;
+}
+
 static int agent_init(struct swarm *s, uint32_t index)
 {
 	struct swarm_agent *a = &s->agents[index];
@@ -309,7 +329,9 @@ static int agent_init(struct swarm *s, uint32_t index)
 	a->segment = s->options.first_segment + index % s->options.segments;
 	snprintf(a->name, sizeof(a->name), "%s%u", s->options.prefix, index + 1);
 	memcpy(options.instance, &index, sizeof(index));
-	r = flock_agent_new(s->flock, a->name, index < s->options.full, &a->mirror);
+	r = s->options.pki ? tls_new(s->options.pki, a->name, false, &a->tls) : 0;
+	if (r == 0)
+		r = flock_agent_new(s->flock, a->name, index < s->options.full, &a->mirror);
 	if (r == 0)
 		r = mirror_segment_add(a->mirror, a->segment);
 	if (r == 0)
@@ -343,6 +365,8 @@ int swarm_new(const struct swarm_options *options, struct swarm **ret_swarm)
 	s->members = calloc(options->segments, sizeof(*s->members));
 	s->accept_us = calloc(SWARM_SAMPLES_MAX, sizeof(*s->accept_us));
 	r = s->agents && s->members && s->accept_us ? rpc_new(&s->rpc) : -ENOMEM;
+	if (r == 0 && options->pki)
+		r = tls_new(options->pki, "read", true, &s->tls);
 	if (r == 0)
 		r = flock_new(&s->flock);
 	if (r == 0)
@@ -365,10 +389,12 @@ void swarm_free(struct swarm *s)
 		struct swarm_agent *a = &s->agents[i];
 
 		agent_disconnect(a);
+		rpc_tls_free(a->tls);
 		uplink_free(a->uplink);
 		mirror_free(a->mirror);
 		free(a->wants);
 	}
+	rpc_tls_free(s->tls);
 	rpc_free(s->rpc);
 	flock_free(s->flock);
 	free(s->agents);

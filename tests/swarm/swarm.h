@@ -32,7 +32,7 @@
 struct swarm_options {
 	const char *controllers[SWARM_CONTROLLERS_MAX + 1];
 	const char *prefix;
-	struct rpc_tls *tls;
+	const char *pki; /* ca.pem; NAME.pem and NAME.key of each agent, and of `read` */
 	uint32_t agents, full, groups, overlap, segments, first_segment, connecting;
 	uint32_t vtep_base; /* host order */
 	uint32_t group_base;
@@ -45,6 +45,7 @@ struct swarm_agent {
 	char name[64];
 	struct uplink *uplink;
 	struct mirror *mirror;
+	struct rpc_tls *tls;
 	struct rpc_channel *channel;
 	struct rpc_call *call;
 	bool up, counts_as_connecting, dirty, queued, opening;
@@ -61,6 +62,7 @@ TAILQ_HEAD(swarm_agents, swarm_agent);
 struct swarm {
 	struct swarm_options options;
 	struct rpc *rpc;
+	struct rpc_tls *tls; /* an operator's */
 	struct flock *flock;
 	struct swarm_agent *agents;
 	struct swarm_agents wheel[SWARM_WHEEL];

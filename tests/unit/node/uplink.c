@@ -467,6 +467,27 @@ Test(uplink, S17_dead_frozen_and_cut_off_controllers_are_left_within_five_second
 	drop(&b);
 }
 
+/* Each serves all; a move would cost a session and a full report, and gain nothing. */
+Test(uplink, S17_an_agent_stays_where_it_works)
+{
+	struct bed b = make(many_controllers, 0);
+	uint64_t now = 0, revision = 0, end = 3600000;
+
+	up(&b, now);
+	uplink_closed(b.uplink, 14, "the controller ended", now);
+	up(&b, now = uplink_next_ms(b.uplink));
+	cr_assert_eq(n_connects, 2);
+	for (; now < end; now += 400) {
+		bookmark(&b, 1, revision, revision + 1, now);
+		revision++;
+		n_sent = 0; /* the record of them is short */
+		uplink_expire(b.uplink, now);
+	}
+	cr_assert_eq(n_connects, 2);
+	cr_assert_eq(n_disconnects, 0);
+	drop(&b);
+}
+
 /* A controller that greets and then fails must not be asked in a tight loop. */
 Test(uplink, a_session_that_ends_at_once_counts_as_a_failure)
 {
