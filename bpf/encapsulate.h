@@ -84,6 +84,7 @@ struct replicate {
 	__u32 held;    /* port that is to get the next copy; 0: none */
 	__u32 held_ifindex, held_mtu, held_peer;
 	__u32 fan;	/* device that makes the copies to ports; 0: none */
+	__u32 first;	/* chunk of the list that they begin with */
 	__u32 direct;	/* enum direct_kind: known after the first remote */
 	__u32 n_direct; /* remotes in `encapsulation` */
 };

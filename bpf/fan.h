@@ -2,80 +2,110 @@
 #pragma once
 
 /*
- * A fan: a device of our own whose ingress mirrors each packet to the ingress of
- * every port of one list (node/datapath/fan.c). Such a copy is a plain clone and
- * is taken in at once, where bpf_clone_redirect() also copies the head and puts
- * the copy into the CPU's backlog, which is what a burst overflows.
+ * DOC: fans
  *
- * The packet carries a nonce in skb->cb, so that the port's program can tell it
- * from one that the workload sent; then it is for the workload. The list is the
- * truth: it has a fan only while that has the same ports, and any change of the
- * list is a new list, without one.
+ * A fan is a device of our own that makes n copies of whatever enters it: its
+ * ingress mirrors each packet, by act_mirred, once to the ingress of the device
+ * FIRST and n - 1 times to that of the device REST (node/datapath/fan.c). Such a
+ * copy is a plain clone that shares its head with the others and is taken in at
+ * once, where bpf_clone_redirect() also gives the packet a new head and puts the
+ * copy into the CPU's backlog, which is what a burst overflows.
+ *
+ *   port ── mcmesh_port ──► fan n ──► FIRST ── mcmesh_fan_first ──► 1st receiver
+ *           picks the list    └─────► REST ─── mcmesh_fan_rest ───► 2nd … nth
+ *
+ * A fan knows of no group: one for each n serves all lists, and nothing of it
+ * changes while packets pass. What the copies are for is in skb->cb, which each
+ * inherits: the chunk of the list, as the packet found it. Which of the n it is
+ * tells the order of arrival: copies of a packet come one after another, on one
+ * CPU, so a counter of that CPU suffices. FIRST sets it, REST takes the next. The
+ * counter bears the packet's name, so that one that is taken too late, or by
+ * another packet meanwhile, is missed and counted, and never makes a duplicate.
+ *
+ * Where more ports follow than a chunk has, the copy behind the last goes on with
+ * the next chunk, as the packet that it is.
  */
 #include "drop.h"
 #include "encapsulate.h"
 #include "port.h"
 
-/* Words of skb->cb. */
-#define CB_NONCE   0 /* and 1 */
-#define CB_FROM	   2 /* ifindex of the port that it came from */
-#define CB_SEGMENT 3
+/* Words of skb->cb. CPU and RUN are the packet's name. */
+#define CB_CHUNK 0
+#define CB_SEQ	 1
+#define CB_FROM	 2 /* ifindex of the port that it came from */
+#define CB_CPU	 3
+#define CB_RUN	 4
 
-/* The fan of the list that begins there, if it may be used; 0: none. */
-static __always_inline __u32 fan_find(const struct replicate *r, __u32 first)
+/* The fan for the ports of the list from this chunk on; 0: none. */
+static __always_inline __u32 fan_find(const struct replicate *r, __u32 chunk)
 {
-	struct dp_list *list = bpf_map_lookup_elem(&lists, &first);
+	struct dp_list *list = bpf_map_lookup_elem(&lists, &chunk);
+	__u32 copies, *ifindex;
 
-	if (!list || list->n_ports < DP_FAN_PORTS || r->keep || r->skip_bridge ||
-	    list->seq != r->seq)
+	if (!list || list->fan < DP_FAN_MIN || r->keep || r->skip_bridge || list->seq != r->seq)
 		return 0;
-	list->hits++; /* CPUs may lose some to each other */
-	return *(volatile __u32 *)&list->fan;
+	copies = list->fan;
+	ifindex = bpf_map_lookup_elem(&fans, &copies);
+	return ifindex ? *(volatile __u32 *)ifindex : 0;
 }
 
 static __always_inline int send_to_fan(struct __sk_buff *skb, struct replicate *r)
 {
 	__u32 zero = 0;
-	struct dp_config *conf = bpf_map_lookup_elem(&config, &zero);
+	struct fan_runs *runs = bpf_map_lookup_elem(&fan_runs, &zero);
 
-	if (!conf)
+	if (!runs)
 		return VERDICT_CONSUMED;
-	skb->cb[CB_NONCE] = conf->nonce[0];
-	skb->cb[CB_NONCE + 1] = conf->nonce[1];
+	skb->cb[CB_CHUNK] = r->first;
+	skb->cb[CB_SEQ] = r->seq;
 	skb->cb[CB_FROM] = r->from_ifindex;
-	skb->cb[CB_SEGMENT] = r->key.segment;
+	skb->cb[CB_CPU] = bpf_get_smp_processor_id();
+	runs->last += 2;
+	skb->cb[CB_RUN] = runs->last | 1; /* never 0, which is nobody's */
 	if (!r->n_direct)
 		return bpf_redirect(r->fan, BPF_F_INGRESS);
 	bpf_clone_redirect(skb, r->fan, BPF_F_INGRESS);
-	skb->cb[CB_NONCE] = 0;
 	return send_direct(skb, r);
 }
 
-static __always_inline bool is_from_fan(struct __sk_buff *skb)
-{
-	__u32 zero = 0;
-	struct dp_config *conf = bpf_map_lookup_elem(&config, &zero);
+/* ---- where copies arrive ---------------------------------------------------- */
 
-	return conf && conf->nonce[0] && skb->cb[CB_NONCE] == conf->nonce[0] &&
-	       skb->cb[CB_NONCE + 1] == conf->nonce[1];
+/* Which of its packet's copies it is, from 0 on; or minus an enum dp_drop. */
+static __always_inline int fan_count(struct __sk_buff *skb, bool first)
+{
+	__u32 cpu = skb->cb[CB_CPU], run = skb->cb[CB_RUN], zero = 0;
+	struct fan_runs *runs = bpf_map_lookup_elem(&fan_runs, &zero);
+	struct fan_run *slot;
+
+	if (!runs)
+		return -DP_DROP_FAN_LOST;
+	slot = &runs->run[run / 2 % DP_FAN_RUNS];
+	if (first) {
+		slot->cpu = cpu;
+		slot->run = run;
+		slot->next = 1;
+		return 0;
+	}
+	if (!run || slot->run != run || slot->cpu != cpu)
+		return -DP_DROP_FAN_LOST;
+	return slot->next++ & 0xffff;
 }
 
-/* At a port: the copy is its workload's. The verdict. */
-static __always_inline int fan_deliver(struct __sk_buff *skb)
+/* The copy is that port's. The verdict. */
+static __always_inline int fan_deliver(struct __sk_buff *skb, __u32 segment, __u32 id)
 {
-	__u32 ifindex = skb->ifindex, from = skb->cb[CB_FROM], len = skb->len;
-	struct dp_port_counters *c;
-	struct dp_port *port;
-	__u32 id = 0;
+	struct dp_port *port = bpf_map_lookup_elem(&ports, &id);
+	struct dp_port_counters *c = bpf_map_lookup_elem(&port_counters, &id);
+	__u32 len = skb->len, ifindex;
 
-	skb->cb[CB_NONCE] = 0;
-	port = port_find(ifindex, &id);
-	c = bpf_map_lookup_elem(&port_counters, &id);
-	if (!port || !c || port->segment != skb->cb[CB_SEGMENT]) {
+	if (!port || !c)
+		return VERDICT_CONSUMED;
+	ifindex = *(volatile __u32 *)&port->ifindex;
+	if (!ifindex || port->segment != segment) {
 		count_one(DP_COUNTER_COPY_STALE, len);
 		return VERDICT_CONSUMED;
 	}
-	if (ifindex == from)
+	if (ifindex == skb->cb[CB_FROM])
 		return VERDICT_CONSUMED;
 	if (!packet_fits(skb, port->mtu)) {
 		count_copy(c, bpf_clone_redirect(skb, ifindex, 0), len);

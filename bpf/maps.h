@@ -131,13 +131,32 @@ struct {
 	__uint(max_entries, 16);
 } punt_pace SEC(".maps");
 
-/* ifindexes of the fans there are; the agent's own */
+/* enum dp_fan → ifindex; 0: there is none */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
 	__type(value, __u32);
 	__uint(max_entries, DP_FANS);
 } fans SEC(".maps");
+
+/* A packet that a fan is at work on: which of its copies is the next. */
+struct fan_run {
+	__u32 cpu, run; /* whose it is */
+	__u32 next;
+	__u32 pad;
+};
+
+struct fan_runs {
+	struct fan_run run[DP_FAN_RUNS];
+	__u32 last; /* that began on this CPU */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct fan_runs);
+	__uint(max_entries, 1);
+} fan_runs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -2,14 +2,15 @@
 /*
  * DOC: the kernel side of a node
  *
- * Three programs. mcmesh_port runs at the TC ingress of a workload's host-side
- * device, mcmesh_overlay at the ingress of the collect_md VXLAN device, and
+ * The programs: mcmesh_port runs at the TC ingress of a workload's host-side
+ * device, mcmesh_overlay at the ingress of the collect_md VXLAN device,
  * mcmesh_underlay before that, at the ingress of the device that other nodes'
- * packets arrive by:
+ * packets arrive by, and mcmesh_fan_first and mcmesh_fan_rest where the copies arrive that
+ * devices of our own make:
  *
  *   classify.h     which class a packet has          (parse.h: from its bytes)
  *   replicate.h    route → list → copies to ports and, from ports only, remotes
- *   fan.h          copies to many ports by a device of ours that clones faster
+ *   fan.h          copies to several ports by devices of ours that clone faster
  *   encapsulate.h  copies to remotes: directly, or by the VXLAN device
  *   strip.h        the other end: VXLAN off, where the device is not needed
  *   punt.h         IGMP and MLD → ring buffer → agent
@@ -173,8 +174,6 @@ int mcmesh_port(struct __sk_buff *skb)
 	__u32 id = 0;
 	int class, rc;
 
-	if (is_from_fan(skb))
-		return fan_deliver(skb);
 	class = classify(skb, &p);
 	if (class == CLASS_OTHER)
 		return VERDICT_UNTOUCHED;
@@ -315,5 +314,22 @@ int mcmesh_underlay(struct __sk_buff *skb)
 	count_one(DP_COUNTER_OVERLAY_STRIPPED, skb->len);
 	r.no_peer = t.protocol_changed;
 	rc = overlay_input(skb, &r, t.vni, id);
+	return rc < 0 ? drop(skb, -rc) : rc;
+}
+
+/* A copy that a fan made: its first, or another. */
+SEC("tc")
+int mcmesh_fan_first(struct __sk_buff *skb)
+{
+	int rc = fan_input(skb, true);
+
+	return rc < 0 ? drop(skb, -rc) : rc;
+}
+
+SEC("tc")
+int mcmesh_fan_rest(struct __sk_buff *skb)
+{
+	int rc = fan_input(skb, false);
+
 	return rc < 0 ? drop(skb, -rc) : rc;
 }

@@ -155,6 +155,7 @@ static __always_inline int replicate(struct __sk_buff *skb, struct replicate *r,
 	__u32 index = route->first;
 
 	r->seq = route->seq;
+	r->first = index;
 	r->fan = fan_find(r, index);
 	for (int i = 0; i < DP_LIST_CHAIN; i++) {
 		int next = replicate_chunk(skb, r, index);
@@ -167,4 +168,37 @@ static __always_inline int replicate(struct __sk_buff *skb, struct replicate *r,
 	}
 	send_held(skb, r);
 	return -DP_DROP_LIST_BROKEN;
+}
+
+/* The rest of a list, for the copy behind a chunk's last. */
+__noinline int fan_go_on(struct __sk_buff *skb, __u32 chunk)
+{
+	struct dp_list *list = bpf_map_lookup_elem(&lists, &chunk);
+	struct replicate r = {};
+	struct dp_route rest;
+
+	if (!list)
+		return -DP_DROP_LIST_BROKEN;
+	rest.first = list->next;
+	rest.seq = skb->cb[CB_SEQ];
+	r.key = list->key;
+	r.from_ifindex = skb->cb[CB_FROM];
+	return rest.first ? replicate(skb, &r, &rest) : VERDICT_CONSUMED;
+}
+
+/* One of the copies that a fan made. The verdict, or minus an enum dp_drop. */
+static __always_inline int fan_input(struct __sk_buff *skb, bool first)
+{
+	__u32 chunk = skb->cb[CB_CHUNK], n;
+	struct dp_list *list = bpf_map_lookup_elem(&lists, &chunk);
+	int rc = fan_count(skb, first);
+
+	if (rc < 0)
+		return rc;
+	n = rc;
+	if (!list || list->seq != skb->cb[CB_SEQ])
+		return -DP_DROP_LIST_BROKEN;
+	if (n < list->n_ports && n < DP_LIST_ENTRIES)
+		return fan_deliver(skb, list->key.segment, list->entry[n]);
+	return fan_go_on(skb, chunk);
 }

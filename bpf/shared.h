@@ -11,17 +11,18 @@
  */
 #include <linux/types.h>
 
-#define MCMESH_LAYOUT "v2"
+#define MCMESH_LAYOUT "v3"
 
-#define DP_LIST_ENTRIES	 32	    /* receivers in a chunk */
-#define DP_LIST_CHAIN	 256	    /* chunks in a list: 8,192 receivers */
-#define DP_PUNT_FRAME	 9216	    /* longest frame that is punted */
-#define DP_NODE_NAME	 64	    /* with the NUL */
-#define DP_PORT_CACHE	 8192	    /* a power of two */
-#define DP_FANS		 64	    /* at most; even, as they are made in pairs */
-#define DP_FAN_PORTS	 2	    /* the smallest list that may have a fan */
-#define DP_DIRECT_MAX	 2048	    /* remotes of a packet that share one encapsulation */
-#define DP_PATH_OVERSIZE 0	    /* number of the path of what is too long for the others */
+#define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
+#define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
+#define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
+#define DP_NODE_NAME	 64   /* with the NUL */
+#define DP_PORT_CACHE	 8192 /* a power of two */
+#define DP_FANS		 64   /* elements of `fans` */
+#define DP_FAN_MAX	 33   /* copies by one fan: of a chunk, and one that goes on */
+#define DP_FAN_RUNS	 64   /* packets of a CPU that fans are at work on, nested or queued */
+#define DP_DIRECT_MAX	 2048 /* remotes of a packet that share one encapsulation */
+#define DP_PATH_OVERSIZE 0    /* number of the path of what is too long for the others */
 #define DP_PATH_LONG	 (1U << 31) /* with a path's number: by that one */
 #define DP_COUNTERS	 128	    /* room for both lists below */
 #define DP_COUNTER_DROPS 64	    /* drop reason r counts at DP_COUNTER_DROPS + r */
@@ -80,10 +81,8 @@ struct dp_list {
 	__u32 next; /* chunk, or 0 */
 	__u16 n_ports;
 	__u16 n_remotes;
-	/* Of the first chunk, and not constant: the device that makes the copies to
-	 * all ports of the list (0: none), and packets, for who decides on that. */
-	__u32 fan;
-	__u32 hits;
+	__u32 fan; /* copies that a fan is to make of it, one more if ports follow; 0: by clones */
+	__u32 pad;
 	__u32 routers; /* bit i: entry i is here only because it gets every group; the agent's own */
 	__u32 entry[DP_LIST_ENTRIES]; /* numbers of ports, then of remotes */
 };
@@ -141,7 +140,14 @@ struct dp_config {
 	__u8 vtep[16];		/* source of remote copies; null: as the kernel chooses */
 	/* Paths hold until then (CLOCK_MONOTONIC); a live agent puts it off. */
 	__u64 paths_until_ns;
-	__u32 nonce[2]; /* in skb->cb of what a fan delivers; 0: there are none */
+};
+
+/* Elements of `fans`: the devices where copies arrive, then those that make as
+ * many copies as the number of the element says. */
+enum dp_fan {
+	DP_FAN_FIRST = 0, /* a packet's first copy arrives here */
+	DP_FAN_REST = 1,
+	DP_FAN_MIN = 2,
 };
 
 struct dp_meta {
@@ -197,12 +203,13 @@ DP_ASSERT_OFFSET(struct dp_list, seq, 40);
 DP_ASSERT_OFFSET(struct dp_list, n_ports, 48);
 DP_ASSERT_OFFSET(struct dp_list, entry, 64);
 _Static_assert(DP_LIST_ENTRIES <= 32, "bits of dp_list.routers");
+_Static_assert(DP_FAN_MAX == DP_LIST_ENTRIES + 1 && DP_FAN_MAX < DP_FANS, "fans");
 DP_ASSERT_SIZE(struct dp_port, 24);
 DP_ASSERT_SIZE(struct dp_path, 40);
 DP_ASSERT_SIZE(struct dp_segment, 16);
 DP_ASSERT_OFFSET(struct dp_segment, revision, 8);
 DP_ASSERT_SIZE(struct dp_remote, 24 + DP_NODE_NAME);
-DP_ASSERT_SIZE(struct dp_config, 56);
+DP_ASSERT_SIZE(struct dp_config, 48);
 DP_ASSERT_SIZE(struct dp_meta, 32);
 DP_ASSERT_SIZE(struct dp_punt, 24);
 DP_ASSERT_SIZE(struct dp_port_counters, 128);

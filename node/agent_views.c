@@ -47,10 +47,13 @@ Mcmesh__V1__Port *view_port(struct agent *a, const struct agent_port *port)
 				     : MCMESH__V1__PORT__STATE__DOWN;
 	row->router = port->in_engine && gmp_port_is_router(a->gmp, port->ifindex);
 	row->attach = port->attached ? (char *)datapath_attach_name(a->datapath) : (char *)"";
+	row->detail = (char *)port->detail;
 	row->delivery = !port->attached ? (char *)""
 			: port->peer	? (char *)"peer"
 					: (char *)"egress";
-	row->detail = (char *)port->detail;
+	row->engine = !port->attached			 ? (char *)""
+		      : datapath_fans_count(a->datapath) ? (char *)"fan"
+							 : (char *)"clone";
 	row->membership_count =
 		port->in_engine ? (uint32_t)gmp_port_membership_count(a->gmp, port->ifindex) : 0;
 	return row;

@@ -82,7 +82,7 @@ struct raw_overlay {
 
 struct raw_fans {
 	bool *enabled;
-	uint32_t *min_ports, *min_rate, *settle_ms;
+	uint32_t *min_ports;
 };
 
 struct raw_gmp {
@@ -171,8 +171,6 @@ static const cyaml_schema_field_t fans_fields[] = {
 	CYAML_FIELD_ENUM_PTR("enabled", OPTIONAL | CYAML_FLAG_STRICT, struct raw_fans, enabled,
 			     config_bool_words, CONFIG_BOOL_WORDS_N),
 	NUMBER("min_ports", raw_fans, min_ports),
-	NUMBER("min_rate", raw_fans, min_rate),
-	NUMBER("settle_ms", raw_fans, settle_ms),
 	CYAML_FIELD_END,
 };
 
@@ -547,11 +545,7 @@ static int apply_fans(const struct raw *raw, struct node_config *c, char *why)
 	c->datapath.no_fans = f->enabled && !*f->enabled;
 	if (f->min_ports && (*f->min_ports < 2 || *f->min_ports > 32))
 		return refuse(why, "fans.min_ports: %u is not within 2 and 32", *f->min_ports);
-	if ((f->min_rate && !*f->min_rate) || (f->settle_ms && !*f->settle_ms))
-		return refuse(why, "fans: min_rate and settle_ms are at least 1");
 	c->datapath.fan_min_ports = f->min_ports ? *f->min_ports : 0;
-	c->datapath.fan_min_rate = f->min_rate ? *f->min_rate : 0;
-	c->datapath.fan_settle_ms = f->settle_ms ? *f->settle_ms : 0;
 	return 0;
 }
 

@@ -16,7 +16,7 @@
  *   bpf_root: /sys/fs/bpf/mcmesh
  *   attach: auto                    # auto | tcx | clsact
  *   overlay: { device: mcmesh0, port: 4797, path: auto }   # auto | device
- *   fans: { enabled: true, min_ports: 8, min_rate: 100, settle_ms: 1000 }
+ *   fans: { enabled: true, min_ports: 3 }
  *   delivery: auto                  # auto | peer | egress
  *   ports:                          # first match wins
  *     - { match: "veth*", segment: 1, router: auto }   # auto | always | never

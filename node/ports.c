@@ -245,6 +245,7 @@ static void on_link(const struct rtnl_link *link, void *userdata)
 	if (a->overlay_ifindex && link->ifindex == a->overlay_ifindex)
 		overlay_link(a, link);
 	agent_paths_link(a, link->ifindex);
+	datapath_link_changed(a->datapath, link->ifindex);
 	if (port &&
 	    (!pattern || pattern->segment != port->segment || pattern->router != port->router)) {
 		port_free(a, port); /* renamed away */
@@ -279,6 +280,7 @@ static void on_link_gone(uint32_t ifindex, void *userdata)
 	if (port)
 		port_free(a, port);
 	agent_paths_link(a, ifindex);
+	datapath_link_changed(a->datapath, ifindex);
 	if (ifindex == a->overlay_ifindex) {
 		log_warning("The overlay device was deleted; it is made again. device=%s",
 			    a->config->overlay_device);

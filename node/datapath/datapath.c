@@ -4,7 +4,7 @@
 /*
  * DOC: the agent's hold on the kernel
  *
- * Everything that forwards is pinned under ROOT/v2/: maps/, progs/ and links/
+ * Everything that forwards is pinned under ROOT/v3/: maps/, progs/ and links/
  * (one a port, named by its ifindex, "overlay", and "underlay-IFINDEX"). The maps are the truth;
  * struct datapath is an index over them, rebuilt on each open, so an agent that
  * dies at any point leaves a state that the next one can adopt:
@@ -25,7 +25,7 @@
  *   load.c    the skeleton: open, adopt or create, pin
  *   attach.c  TCX links, or clsact filters where the kernel has no TCX
  *   probe.c   privileges, bpffs, what the kernel can do
- *   fan.c     devices that clone faster than a program can, for the big lists
+ *   fan.c     devices that clone faster than a program can
  *   ports.c, remotes.c, paths.c, routes.c, punt.c, counters.c   what their names say
  *
  * One thread; the flock(2) on ROOT keeps other agents away. No kernel type
@@ -126,10 +126,6 @@ static int write_config(struct datapath *dp, const struct datapath_options *opti
 		return rc;
 	config.punt_interval_ns = NS_PER_S / rate ? NS_PER_S / rate : 1;
 	config.punt_burst_ns = burst * config.punt_interval_ns;
-	while (!config.nonce[0]) {
-		if (getrandom(config.nonce, sizeof(config.nonce), 0) < 0)
-			return -errno;
-	}
 	config.udp_port = options->udp_port ? options->udp_port : DATAPATH_UDP_PORT;
 	memcpy(config.vtep, options->vtep.b, sizeof(config.vtep));
 	dp->config = config;
@@ -425,7 +421,6 @@ void datapath_tick(struct datapath *dp, uint64_t now_ms)
 	numbers_reclaim(&dp->port_numbers, now_ms);
 	numbers_reclaim(&dp->remote_numbers, now_ms);
 	numbers_reclaim(&dp->path_numbers, now_ms);
-	datapath_ports_tick(dp, now_ms);
 	datapath_fans_tick(dp, now_ms);
 }
 
@@ -439,8 +434,6 @@ uint64_t datapath_next_ms(const struct datapath *dp)
 	a = a < b ? a : b;
 	uint64_t e = datapath_fans_next_ms(dp);
 
-	if (dp->leaving && dp->leaving->due_ms < e)
-		e = dp->leaving->due_ms;
 	c = c < d ? c : d;
 	a = a < e ? a : e;
 	return a < c ? a : c;

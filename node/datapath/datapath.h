@@ -34,9 +34,7 @@ enum datapath_attach {
 #define DATAPATH_FAN_NAME "mcmfan" /* and a number: devices that we make */
 
 #define DATAPATH_MAX_PORTS     4096 /* the defaults */
-#define DATAPATH_FAN_MIN_PORTS 8
-#define DATAPATH_FAN_MIN_RATE  100
-#define DATAPATH_FAN_SETTLE_MS 1000
+#define DATAPATH_FAN_MIN_PORTS 3
 
 /* 0 takes the default. */
 struct datapath_options {
@@ -49,10 +47,8 @@ struct datapath_options {
 	uint32_t max_routes;	  /* 65,536 */
 	uint32_t max_lists;	  /* list chunks: 131,072 */
 	uint32_t max_segments;	  /* 1,024 */
-	bool no_fans;		  /* big lists without devices of ours */
-	uint32_t fan_min_ports;	  /* of a list that may get one, 2 to 32: 8 */
-	uint32_t fan_min_rate;	  /* packets a second from which a list may get one: 100 */
-	uint32_t fan_settle_ms;	  /* and must not have changed for: 1,000 */
+	bool no_fans;		  /* copies without devices of ours */
+	uint32_t fan_min_ports;	  /* of a list that is served by them, 2 to 32: 3 */
 	uint32_t punt_ring_bytes; /* 4 MiB; a power of two of pages */
 	uint32_t punt_rate;	  /* frames a second and port: 20,000 */
 	uint32_t punt_burst;	  /* 20,000 */
@@ -218,8 +214,11 @@ int datapath_routes_walk(struct datapath *dp,
 			 int (*fn)(const struct datapath_route *route, void *userdata),
 			 void *userdata);
 
-/* Lists whose copies a device of ours makes at present (fan.c). */
-uint32_t datapath_fans_used(const struct datapath *dp);
+/* Numbers of copies that a device of ours makes (fan.c): 0 while there are none. */
+uint32_t datapath_fans_count(const struct datapath *dp);
+
+/* The device went, or down: it may be one of ours. */
+void datapath_link_changed(struct datapath *dp, uint32_t ifindex);
 
 /* ---- damage ------------------------------------------------------------------ */
 
@@ -234,8 +233,7 @@ int datapath_check(struct datapath *dp, struct datapath_damage *ret_damage);
 
 /*
  * The programs, of a port, or of overlay and underlay: is each attached and the
- * first at its device? Where it is not it is attached anew, and noted. Without
- * it copies of a fan would enter the host as if the workload had sent them.
+ * first at its device? Where it is not it is attached anew, and noted.
  */
 void datapath_port_check(struct datapath *dp, uint32_t ifindex, struct datapath_damage *damage);
 void datapath_devices_check(struct datapath *dp, struct datapath_damage *damage);

@@ -1,25 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * DOC: fans
+ * DOC: the devices that make copies
  *
- * A fan makes the copies of one list by the kernel's own mirroring: a device of
- * ours whose clsact ingress has act_mirred, one action a port, each to the
- * port's ingress, where our program is first and takes the copy as one for its
- * workload (bpf/fan.h). That is faster than bpf_clone_redirect() from about
- * eight ports on, and a burst does not overflow the CPU's backlog.
+ * What they do, and why a packet's copies find their way: bpf/fan.h. Here they are
+ * made: halves of veth pairs that lead nowhere, named mcmfanN, N being the element
+ * of the map `fans`.
  *
- * An accelerator, never the truth. Lists work without; one gets a fan when it
- * has rested for a while and packets come, and a change of the list is a new
- * list without one. So a fan is like a chunk of a list: filled while nobody
- * uses it, published by one store, constant from then on, and taken apart and
- * used again only after a grace period. No filter is changed while packets pass.
+ *   mcmfan0, mcmfan1   where copies arrive; our program is at their ingress
+ *   mcmfan2 … 33       make N copies: at the ingress a clsact with one act_mirred a
+ *                      copy, the last of which takes the packet itself
  *
- * The devices are halves of veth pairs that lead nowhere, named mcmfanN. Their
- * ifindexes are in the map `fans`, so that who comes next finds them: it uses
- * none of them and removes them after the grace period.
+ * Those of a number are made when the first list of so many ports is written, a
+ * moment later, and stay: nothing of a device changes once its element names it,
+ * whatever becomes of lists and ports, and whoever comes next takes them over. Until
+ * there is one, and where this kernel or this process cannot make any, lists are
+ * served by bpf_clone_redirect(): slower, and a burst may overflow the CPU's backlog.
  *
- * A port that leaves keeps its program for that time, too: what is on its way
- * from a fan would otherwise enter the host as if the workload had sent it.
+ * Somebody may delete or shut one down. All are given up then, and made anew.
  */
 #include "node/datapath/internal.h"
 
@@ -40,16 +37,16 @@
 #include <net/if.h>
 #include <stdalign.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <sys/ioctl.h>
 
 #include "common/cleanup.h"
 #include "mcmesh.skel.h"
 
 #define FAN_ACTIONS   32 /* of a filter, at most (TCA_ACT_MAX_PRIO) */
 #define FAN_MTU	      65535
-#define FAN_PERIOD_MS 500
-#define FAN_BUILDS    4 /* a period: other work waits so long */
-#define FAN_COLDER    4 /* so many times slower is the list that loses its fan */
+#define FAN_BUILDS    4	    /* pairs a turn: other work waits so long */
+#define FAN_LOOK_MS   10000 /* so often: are they all there? */
+#define FAN_RETRY_MS  60000 /* after one could not be made */
 #define FAN_NAMES     4096
 #define MESSAGE_BYTES 8192
 
@@ -119,16 +116,13 @@ static int pair_make(struct datapath *dp, const char *name, const char *peer_nam
 	return message_send(dp, &m);
 }
 
-/* Up, without an IPv6 address of its own, and with a hook. */
+/* Up, and without an IPv6 address of its own. */
 static int half_set_up(struct datapath *dp, uint32_t ifindex)
 {
 	struct nlattr *spec, *inet6;
 	struct ifinfomsg *ifi;
 	struct nlmsghdr *nlh;
-	struct tcmsg *tcm;
 	struct message m;
-	void *body;
-	int rc;
 
 	nlh = link_message(&m, RTM_SETLINK, 0, ifindex, &ifi);
 	spec = mnl_attr_nest_start(nlh, IFLA_AF_SPEC);
@@ -141,9 +135,16 @@ static int half_set_up(struct datapath *dp, uint32_t ifindex)
 	link_message(&m, RTM_SETLINK, 0, ifindex, &ifi);
 	ifi->ifi_flags = IFF_UP;
 	ifi->ifi_change = IFF_UP;
-	rc = message_send(dp, &m);
-	if (rc < 0)
-		return rc;
+	return message_send(dp, &m);
+}
+
+static int clsact_add(struct datapath *dp, uint32_t ifindex)
+{
+	struct nlmsghdr *nlh;
+	struct tcmsg *tcm;
+	struct message m;
+	void *body;
+
 	nlh = message_begin(&m, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, sizeof(*tcm), &body);
 	tcm = body;
 	tcm->tcm_ifindex = (int)ifindex;
@@ -171,9 +172,10 @@ static void put_mirred(struct nlmsghdr *nlh, uint16_t order, uint32_t to, int wh
 	mnl_attr_nest_end(nlh, action);
 }
 
-/* The filter of that priority: every packet, to these, which are the last or not. */
-static int filter_add(struct datapath *dp, uint32_t fan, uint32_t priority, const uint32_t *to,
-		      size_t n, bool last)
+/* The filter of that priority: every packet, n times, to first and then to rest.
+ * Of the last filter the last copy is the packet itself. */
+static int filter_add(struct datapath *dp, uint32_t fan, uint32_t priority, uint32_t first,
+		      uint32_t rest, uint32_t n, bool last)
 {
 	struct {
 		struct tc_u32_sel sel;
@@ -194,8 +196,8 @@ static int filter_add(struct datapath *dp, uint32_t fan, uint32_t priority, cons
 	options = mnl_attr_nest_start(nlh, TCA_OPTIONS);
 	mnl_attr_put(nlh, TCA_U32_SEL, sizeof(match), &match);
 	actions = mnl_attr_nest_start(nlh, TCA_U32_ACT);
-	for (size_t i = 0; i < n; i++)
-		put_mirred(nlh, (uint16_t)(i + 1), to[i],
+	for (uint32_t i = 0; i < n; i++)
+		put_mirred(nlh, (uint16_t)(i + 1), i ? rest : first,
 			   i + 1 < n ? TC_ACT_PIPE
 			   : last    ? TC_ACT_STOLEN
 				     : TC_ACT_UNSPEC);
@@ -204,324 +206,259 @@ static int filter_add(struct datapath *dp, uint32_t fan, uint32_t priority, cons
 	return message_send(dp, &m);
 }
 
-static int filters_clear(struct datapath *dp, uint32_t fan)
-{
-	struct tcmsg *tcm;
-	struct message m;
-	void *body;
-
-	message_begin(&m, RTM_DELTFILTER, 0, sizeof(*tcm), &body);
-	tcm = body;
-	tcm->tcm_ifindex = (int)fan;
-	tcm->tcm_parent = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS);
-	return message_send(dp, &m);
-}
-
 /* Only what has our name: an ifindex may be another device's by now. */
-static void link_delete(struct datapath *dp, uint32_t ifindex)
+static bool is_ours(uint32_t ifindex)
 {
 	char name[IF_NAMESIZE] = "";
+
+	return ifindex && if_indextoname(ifindex, name) &&
+	       strncmp(name, DATAPATH_FAN_NAME, strlen(DATAPATH_FAN_NAME)) == 0;
+}
+
+static bool is_up(const struct datapath *dp, uint32_t ifindex)
+{
+	struct ifreq req = { 0 };
+
+	return if_indextoname(ifindex, req.ifr_name) &&
+	       ioctl(mnl_socket_get_fd(dp->fan_socket), SIOCGIFFLAGS, &req) == 0 &&
+	       req.ifr_flags & IFF_UP;
+}
+
+static void link_delete(struct datapath *dp, uint32_t ifindex)
+{
 	struct ifinfomsg *ifi;
 	struct message m;
 
-	if (!if_indextoname(ifindex, name) ||
-	    strncmp(name, DATAPATH_FAN_NAME, strlen(DATAPATH_FAN_NAME)) != 0)
+	if (!is_ours(ifindex))
 		return;
 	link_message(&m, RTM_DELLINK, 0, ifindex, &ifi);
 	(void)message_send(dp, &m);
 }
 
-/* ---- devices ---------------------------------------------------------------- */
+/* ---- the pairs -------------------------------------------------------------- */
 
-static void fan_record(struct datapath *dp, uint32_t slot, uint32_t ifindex)
+static void fan_publish(struct datapath *dp, uint32_t n, uint32_t ifindex)
 {
-	(void)datapath_map_set(dp->skel->maps.fans, &slot, &ifindex);
+	dp->fans[n] = ifindex;
+	(void)datapath_map_set(dp->skel->maps.fans, &n, &ifindex);
 }
 
-/* The two halves of a pair are two fans. */
-static int fans_make(struct datapath *dp)
+/* What a fan whose number is n does with a packet. */
+static int fan_fill(struct datapath *dp, uint32_t ifindex, uint32_t n)
 {
+	uint32_t in_first = n < FAN_ACTIONS ? n : FAN_ACTIONS, more = n - in_first;
+	int rc = clsact_add(dp, ifindex);
+
+	if (rc == 0)
+		rc = filter_add(dp, ifindex, 1, dp->fans[DP_FAN_FIRST], dp->fans[DP_FAN_REST],
+				in_first, !more);
+	if (rc == 0 && more)
+		rc = filter_add(dp, ifindex, 2, dp->fans[DP_FAN_REST], dp->fans[DP_FAN_REST], more,
+				true);
+	return rc;
+}
+
+static int program_of(const struct datapath *dp, uint32_t n)
+{
+	return bpf_program__fd(n == DP_FAN_FIRST ? dp->skel->progs.mcmesh_fan_first
+						 : dp->skel->progs.mcmesh_fan_rest);
+}
+
+static int program_attach(struct datapath *dp, uint32_t ifindex, uint32_t n)
+{
+	char name[16], why[DATAPATH_WHY_MAX];
+	bool fresh;
+
+	snprintf(name, sizeof(name), "fan%" PRIu32, n);
+	return datapath_attach_program(dp, program_of(dp, n), ifindex, name, &fresh, why);
+}
+
+static int half_finish(struct datapath *dp, uint32_t ifindex, uint32_t n)
+{
+	int rc = half_set_up(dp, ifindex);
+
+	if (rc == 0)
+		rc = n < DP_FAN_MIN ? program_attach(dp, ifindex, n) : fan_fill(dp, ifindex, n);
+	return rc;
+}
+
+/* Fans n and n + 1. Known to packets when they are complete. */
+static int pair_build(struct datapath *dp, uint32_t n)
+{
+	uint32_t ifindex[2] = { 0 };
 	char names[2][IF_NAMESIZE];
 	int rc = -EEXIST;
 
-	if (dp->n_fans + 2 > dp->max_fans)
-		return -ENOSPC;
-	for (uint32_t n = dp->n_fans; rc == -EEXIST && n < FAN_NAMES; n += 2) {
-		snprintf(names[0], sizeof(names[0]), DATAPATH_FAN_NAME "%" PRIu32, n);
-		snprintf(names[1], sizeof(names[1]), DATAPATH_FAN_NAME "%" PRIu32, n + 1);
+	/* Another agent's, in the same namespace, may have the names. */
+	for (uint32_t i = n; rc == -EEXIST && i < FAN_NAMES; i += DP_FANS) {
+		snprintf(names[0], sizeof(names[0]), DATAPATH_FAN_NAME "%" PRIu32, i);
+		snprintf(names[1], sizeof(names[1]), DATAPATH_FAN_NAME "%" PRIu32, i + 1);
 		rc = pair_make(dp, names[0], names[1]);
 	}
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(names); i++) {
-		struct fan *fan = &dp->fans[dp->n_fans];
-
-		*fan = (struct fan){ .ifindex = if_nametoindex(names[i]) };
-		fan_record(dp, dp->n_fans, fan->ifindex);
-		dp->n_fans++;
-		rc = half_set_up(dp, fan->ifindex);
+	if (rc < 0)
+		return rc;
+	for (uint32_t i = 0; rc == 0 && i < ARRAY_SIZE(names); i++) {
+		ifindex[i] = if_nametoindex(names[i]);
+		rc = half_finish(dp, ifindex[i], n + i);
 	}
-	return rc;
-}
-
-static struct fan *fan_free_one(struct datapath *dp)
-{
-	for (uint32_t i = 0; i < dp->n_fans; i++) {
-		if (dp->fans[i].state == FAN_FREE)
-			return &dp->fans[i];
-	}
-	return NULL;
-}
-
-/* Fails for a list with a port that is down: act_mirred would drop its copies,
- * and nobody count them. */
-static int fan_ports(const struct datapath *dp, struct fan *fan, const struct route *r)
-{
-	size_t max = 0;
-
-	if (!datapath_list_is_sound(dp, &r->key, &r->value))
-		return -EBADMSG;
-	for (uint32_t c = r->value.first; c; c = dp->lists[c].next)
-		max += dp->lists[c].n_ports;
-	fan->ports = calloc(max ? max : 1, sizeof(*fan->ports));
-	if (!fan->ports)
-		return -ENOMEM;
-	for (uint32_t c = r->value.first; c; c = dp->lists[c].next) {
-		const struct dp_list *chunk = &dp->lists[c];
-
-		for (uint32_t i = 0; i < chunk->n_ports; i++) {
-			const struct dp_port *port = &dp->ports[chunk->entry[i]];
-
-			if (port->ifindex && !port->mtu)
-				return -ENETDOWN;
-			if (port->ifindex)
-				fan->ports[fan->n_ports++] = port->ifindex;
-		}
-	}
-	return fan->n_ports ? 0 : -ENOENT;
-}
-
-static void fan_empty(struct fan *fan)
-{
-	free(fan->ports);
-	fan->ports = NULL;
-	fan->n_ports = 0;
-}
-
-static int fan_fill(struct datapath *dp, struct fan *fan, const struct route *r)
-{
-	uint32_t priority = 0;
-	int rc = fan_ports(dp, fan, r);
-
-	for (size_t begin = 0; rc == 0 && begin < fan->n_ports; begin += FAN_ACTIONS) {
-		size_t left = fan->n_ports - begin;
-
-		rc = filter_add(dp, fan->ifindex, ++priority, fan->ports + begin,
-				left < FAN_ACTIONS ? left : FAN_ACTIONS, left <= FAN_ACTIONS);
-	}
-	return rc;
-}
-
-/* ---- choice ----------------------------------------------------------------- */
-
-static void fan_retire(struct datapath *dp, struct fan *fan)
-{
-	__atomic_store_n(&dp->lists[fan->route->value.first].fan, 0, __ATOMIC_RELEASE);
-	fan->route->fan = NULL;
-	fan->route = NULL;
-	fan->state = FAN_RETIRED;
-	fan->due_ms = datapath_now_ms() + NUMBERS_GRACE_MS;
-}
-
-void datapath_fan_leave(struct datapath *dp, struct route *r)
-{
-	if (r->fan)
-		fan_retire(dp, r->fan);
-	r->rested_ms = datapath_now_ms() + dp->fan_settle_ms;
-}
-
-void datapath_fan_consider(struct datapath *dp, struct route *r)
-{
-	bool big = r->key.kind == DP_ROUTE_GROUP &&
-		   dp->lists[r->value.first].n_ports >= dp->fan_min_ports;
-
-	if (big && !r->big)
-		DL_APPEND(dp->big_routes, r);
-	else if (!big && r->big)
-		DL_DELETE(dp->big_routes, r);
-	r->big = big;
-}
-
-static bool has_port(const struct fan *fan, uint32_t ifindex)
-{
-	for (size_t i = 0; i < fan->n_ports; i++) {
-		if (fan->ports[i] == ifindex)
-			return true;
-	}
-	return false;
-}
-
-bool datapath_fan_has_port(const struct datapath *dp, uint32_t ifindex)
-{
-	for (uint32_t i = 0; i < dp->n_fans; i++) {
-		if (has_port(&dp->fans[i], ifindex))
-			return true;
-	}
-	return false;
-}
-
-void datapath_fans_without(struct datapath *dp, uint32_t ifindex)
-{
-	for (uint32_t i = 0; i < dp->n_fans; i++) {
-		struct fan *fan = &dp->fans[i];
-
-		if (fan->state == FAN_USED && has_port(fan, ifindex))
-			datapath_fan_leave(dp, fan->route);
-	}
-}
-
-/* A free one; else one that the coldest list gives up, in time. */
-static struct fan *fan_take(struct datapath *dp, uint32_t rate)
-{
-	struct fan *fan = fan_free_one(dp), *coldest = NULL;
-
-	if (fan || !dp->max_fans)
-		return dp->max_fans ? fan : NULL;
-	if (dp->n_fans < dp->max_fans) {
-		if (fans_make(dp) < 0)
-			dp->max_fans = dp->n_fans; /* this kernel, or we, cannot */
-		return fan_free_one(dp);
-	}
-	for (uint32_t i = 0; i < dp->n_fans; i++) {
-		fan = &dp->fans[i];
-		if (fan->state == FAN_USED && (!coldest || fan->route->rate < coldest->route->rate))
-			coldest = fan;
-	}
-	if (coldest && coldest->route->rate < rate / FAN_COLDER)
-		fan_retire(dp, coldest);
-	return NULL;
-}
-
-static bool fan_give(struct datapath *dp, struct route *r)
-{
-	struct fan *fan = fan_take(dp, r->rate);
-	int rc;
-
-	if (!fan)
-		return false;
-	rc = fan_fill(dp, fan, r);
 	if (rc < 0) {
-		/* A port may have gone this moment; what cannot be cleared is left. */
-		fan->state = filters_clear(dp, fan->ifindex) < 0 ? FAN_BROKEN : FAN_FREE;
-		fan_empty(fan);
-		r->rested_ms = datapath_now_ms() + dp->fan_settle_ms;
-		if (!dp->fans_proved && rc != -ENETDOWN && rc != -ENOENT)
-			dp->max_fans = 0; /* no u32 or mirred here: without */
-		return false;
+		link_delete(dp, ifindex[0]);
+		return rc;
 	}
-	dp->fans_proved = true;
-	fan->state = FAN_USED;
-	fan->route = r;
-	r->fan = fan;
-	__atomic_store_n(&dp->lists[r->value.first].fan, fan->ifindex, __ATOMIC_RELEASE);
+	fan_publish(dp, n, ifindex[0]);
+	fan_publish(dp, n + 1, ifindex[1]);
+	return 0;
+}
+
+static void pair_give_up(struct datapath *dp, uint32_t n)
+{
+	uint32_t ifindex[2] = { dp->fans[n], dp->fans[n + 1] };
+
+	fan_publish(dp, n, 0);
+	fan_publish(dp, n + 1, 0);
+	link_delete(dp, ifindex[0]);
+	link_delete(dp, ifindex[1]); /* where the first is another's by now */
+}
+
+/* First those that lead to the others. */
+static void fans_give_up(struct datapath *dp)
+{
+	for (uint32_t n = DP_FAN_MIN; n < DP_FANS; n += 2)
+		pair_give_up(dp, n);
+	pair_give_up(dp, DP_FAN_FIRST);
+}
+
+/* ---- when ------------------------------------------------------------------- */
+
+uint32_t datapath_fan_want(struct datapath *dp, uint32_t copies)
+{
+	if (copies < DP_FAN_MIN || copies > DP_FAN_MAX)
+		return 0;
+	if (dp->fans_possible && !dp->fans[copies] && !(dp->fans_wanted & 1U << copies / 2)) {
+		dp->fans_wanted |= 1U << copies / 2;
+		if (!dp->fans_failed)
+			dp->fans_due_ms = 0; /* soon */
+	}
+	return copies;
+}
+
+static bool fans_are_well(struct datapath *dp)
+{
+	for (uint32_t n = 0, ifindex; n < DP_FANS; n++) {
+		if (datapath_map_get(dp->skel->maps.fans, &n, &ifindex) < 0 ||
+		    ifindex != dp->fans[n])
+			return false;
+		if (ifindex && (!is_ours(ifindex) || !is_up(dp, ifindex)))
+			return false;
+		if (ifindex && n < DP_FAN_MIN &&
+		    !datapath_program_is_there(dp, program_of(dp, n), ifindex))
+			return false;
+	}
 	return true;
 }
 
-static void fans_reclaim(struct datapath *dp, uint64_t now_ms)
+static int fans_build(struct datapath *dp)
 {
-	for (uint32_t i = 0; i < dp->n_fans; i++) {
-		struct fan *fan = &dp->fans[i];
+	int rc = 0;
 
-		if (fan->state != FAN_RETIRED || fan->due_ms > now_ms)
+	if (dp->fans_wanted && !dp->fans[DP_FAN_FIRST])
+		rc = pair_build(dp, DP_FAN_FIRST);
+	for (uint32_t i = 0, n = 0; rc == 0 && i < DP_FANS / 2 && n < FAN_BUILDS; i++) {
+		if (!(dp->fans_wanted & 1U << i))
 			continue;
-		fan->state = filters_clear(dp, fan->ifindex) < 0 ? FAN_BROKEN : FAN_FREE;
-		fan_empty(fan);
+		if (!dp->fans[2 * i])
+			rc = pair_build(dp, 2 * i);
+		if (rc == 0)
+			dp->fans_wanted &= ~(1U << i);
+		n++;
 	}
-	/* Those that an earlier agent left, once nothing is on its way to them. */
-	if (!dp->fans_left_ms || now_ms < dp->fans_left_ms)
-		return;
-	dp->fans_left_ms = 0;
-	for (size_t i = 0; i < dp->n_fans_left; i++)
-		link_delete(dp, dp->fans_left[i]);
-	dp->n_fans_left = 0;
+	return rc;
+}
+
+/* Of what there was, all is wanted again. */
+static void fans_renew(struct datapath *dp)
+{
+	for (uint32_t i = 1; i < DP_FANS / 2; i++) {
+		if (dp->fans[2 * i])
+			dp->fans_wanted |= 1U << i;
+	}
+	fans_give_up(dp);
 }
 
 void datapath_fans_tick(struct datapath *dp, uint64_t now_ms)
 {
-	unsigned int builds = 0;
-	struct route *r;
-
-	if (!dp->fan_socket || now_ms < dp->fans_due_ms)
+	if (!dp->fans_possible || now_ms < dp->fans_due_ms)
 		return;
-	dp->fans_due_ms = now_ms + FAN_PERIOD_MS;
-	fans_reclaim(dp, now_ms);
-	DL_FOREACH (dp->big_routes, r) {
-		uint32_t hits = __atomic_load_n(&dp->lists[r->value.first].hits, __ATOMIC_RELAXED);
-
-		r->rate = (hits - r->hits_seen) * (1000 / FAN_PERIOD_MS);
-		r->hits_seen = hits;
-		/* Somebody else's hands, or memory that failed. */
-		__atomic_store_n(&dp->lists[r->value.first].fan, r->fan ? r->fan->ifindex : 0,
-				 __ATOMIC_RELEASE);
-		if (!r->fan && now_ms >= r->rested_ms && r->rate >= dp->fan_min_rate &&
-		    builds < FAN_BUILDS)
-			builds += fan_give(dp, r);
-	}
+	if (!fans_are_well(dp))
+		fans_renew(dp);
+	dp->fans_failed = fans_build(dp) < 0;
+	dp->fans_due_ms = now_ms + (dp->fans_failed ? FAN_RETRY_MS : FAN_LOOK_MS);
+	if (dp->fans_wanted && !dp->fans_failed)
+		dp->fans_due_ms = now_ms;
 }
 
 uint64_t datapath_fans_next_ms(const struct datapath *dp)
 {
-	if (!dp->fan_socket || (!dp->big_routes && !dp->n_fans && !dp->fans_left_ms))
-		return UINT64_MAX;
-	return dp->fans_due_ms;
+	return dp->fans_possible && (dp->fans_wanted || dp->fans[DP_FAN_FIRST]) ? dp->fans_due_ms
+										: UINT64_MAX;
 }
 
-uint32_t datapath_fans_used(const struct datapath *dp)
+void datapath_link_changed(struct datapath *dp, uint32_t ifindex)
+{
+	for (uint32_t n = 0; n < DP_FANS; n++) {
+		if (dp->fans[n] == ifindex && (!is_ours(ifindex) || !is_up(dp, ifindex)))
+			dp->fans_due_ms = 0;
+	}
+}
+
+uint32_t datapath_fans_count(const struct datapath *dp)
 {
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < dp->n_fans; i++)
-		n += dp->fans[i].state == FAN_USED;
+	for (uint32_t i = DP_FAN_MIN; i < DP_FANS; i++)
+		n += dp->fans[i] != 0;
 	return n;
 }
 
 /* ---- life ------------------------------------------------------------------- */
 
+/* Takes over those of an earlier agent, and what it wanted to have. */
+static void fans_adopt(struct datapath *dp)
+{
+	for (uint32_t n = 0; n < DP_FANS; n++) {
+		if (datapath_map_get(dp->skel->maps.fans, &n, &dp->fans[n]) < 0)
+			dp->fans[n] = 0;
+	}
+	for (uint32_t n = 0; n < DP_FAN_MIN && dp->fans_possible; n++) {
+		if (is_ours(dp->fans[n]))
+			(void)program_attach(dp, dp->fans[n], n); /* this program's version */
+	}
+	if (!dp->fans_possible)
+		fans_give_up(dp);
+	else if (!fans_are_well(dp))
+		fans_renew(dp);
+}
+
 int datapath_fans_init(struct datapath *dp, const struct datapath_options *options)
 {
-	uint32_t max = bpf_map__max_entries(dp->skel->maps.fans);
-
-	dp->max_fans = options->no_fans ? 0 : max;
 	dp->fan_min_ports =
 		options->fan_min_ports ? options->fan_min_ports : DATAPATH_FAN_MIN_PORTS;
-	if (dp->fan_min_ports < DP_FAN_PORTS || dp->fan_min_ports > DP_LIST_ENTRIES)
+	if (dp->fan_min_ports < DP_FAN_MIN || dp->fan_min_ports > DP_LIST_ENTRIES)
 		return -EINVAL;
-	dp->fan_min_rate = options->fan_min_rate ? options->fan_min_rate : DATAPATH_FAN_MIN_RATE;
-	dp->fan_settle_ms =
-		options->fan_settle_ms ? options->fan_settle_ms : DATAPATH_FAN_SETTLE_MS;
-	dp->fans = calloc(max, sizeof(*dp->fans));
-	dp->fans_left = calloc(max, sizeof(*dp->fans_left));
-	if (!dp->fans || !dp->fans_left)
-		return -ENOMEM;
-	for (uint32_t i = 0, ifindex, zero = 0; i < max; i++) {
-		if (datapath_map_get(dp->skel->maps.fans, &i, &ifindex) < 0 || !ifindex)
-			continue;
-		dp->fans_left[dp->n_fans_left++] = ifindex;
-		dp->fans_left_ms = datapath_now_ms() + NUMBERS_GRACE_MS;
-		(void)datapath_map_set(dp->skel->maps.fans, &i, &zero);
-	}
 	dp->fan_socket = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
 	if (!dp->fan_socket)
 		return -errno;
-	return mnl_socket_bind(dp->fan_socket, 0, MNL_SOCKET_AUTOPID) < 0 ? -errno : 0;
+	if (mnl_socket_bind(dp->fan_socket, 0, MNL_SOCKET_AUTOPID) < 0)
+		return -errno;
+	dp->fans_possible = !options->no_fans;
+	fans_adopt(dp);
+	return 0;
 }
 
 void datapath_fans_deinit(struct datapath *dp)
 {
 	if (dp->fan_socket)
 		mnl_socket_close(dp->fan_socket);
-	for (uint32_t i = 0; i < dp->n_fans; i++)
-		fan_empty(&dp->fans[i]);
-	free(dp->fans);
-	free(dp->fans_left);
 }
 
 void datapath_fans_destroy(int map_fd)
@@ -529,10 +466,8 @@ void datapath_fans_destroy(int map_fd)
 	struct datapath dp = { .fan_socket = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC) };
 	uint32_t ifindex;
 
-	for (uint32_t i = 0; dp.fan_socket && bpf_map_lookup_elem(map_fd, &i, &ifindex) == 0; i++) {
-		if (ifindex)
-			link_delete(&dp, ifindex);
-	}
+	for (uint32_t i = 0; dp.fan_socket && bpf_map_lookup_elem(map_fd, &i, &ifindex) == 0; i++)
+		link_delete(&dp, ifindex);
 	if (dp.fan_socket)
 		mnl_socket_close(dp.fan_socket);
 }

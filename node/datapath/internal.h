@@ -5,7 +5,6 @@
 #include "node/datapath/datapath.h"
 
 #include <uthash.h>
-#include <utlist.h>
 
 #include "bpf/shared.h"
 #include "node/datapath/numbers.h"
@@ -47,37 +46,6 @@ struct route {
 	struct dp_route_key key;
 	struct dp_route value;
 	UT_hash_handle hh;
-
-	/* fan.c */
-	bool big;		   /* on the list big_routes */
-	struct route *prev, *next; /* of that */
-	struct fan *fan;	   /* NULL: none */
-	uint64_t rested_ms;	   /* when it has not changed for long enough */
-	uint32_t hits_seen;
-	uint32_t rate; /* packets a second */
-};
-
-enum fan_state {
-	FAN_FREE,
-	FAN_USED,
-	FAN_RETIRED, /* packets may be on their way */
-	FAN_BROKEN,
-};
-
-struct fan {
-	uint32_t ifindex;
-	enum fan_state state;
-	struct route *route; /* of a used one */
-	uint64_t due_ms;     /* of a retired one */
-	uint32_t *ports;     /* that it has actions for */
-	size_t n_ports;
-};
-
-/* A port whose program stays for the grace period of a fan. */
-struct leaving {
-	uint32_t ifindex;
-	uint64_t due_ms;
-	struct leaving *next;
 };
 
 struct datapath {
@@ -105,17 +73,13 @@ struct datapath {
 	struct dp_config config;
 	uint32_t list_seq;
 
-	struct route *big_routes;
+	/* fan.c */
 	struct mnl_socket *fan_socket;
-	struct fan *fans;
-	uint32_t n_fans, max_fans;
-	bool fans_proved; /* one was filled */
-	uint32_t fan_min_ports, fan_min_rate, fan_settle_ms;
+	bool fans_possible, fans_failed;
+	uint32_t fan_min_ports;
+	uint32_t fans[DP_FANS]; /* as in the map */
+	uint32_t fans_wanted;	/* bit n / 2: fan n */
 	uint64_t fans_due_ms;
-	uint32_t *fans_left; /* an earlier agent's */
-	size_t n_fans_left;
-	uint64_t fans_left_ms; /* 0: there are none */
-	struct leaving *leaving;
 
 	uint32_t underlays[DATAPATH_UNDERLAYS_MAX]; /* that have our program */
 	size_t n_underlays;
@@ -179,18 +143,9 @@ void datapath_fans_deinit(struct datapath *dp);
 void datapath_fans_destroy(int map_fd);
 void datapath_fans_tick(struct datapath *dp, uint64_t now_ms);
 uint64_t datapath_fans_next_ms(const struct datapath *dp);
-/* Of the port's lists: it is down, or not a port any more. */
-void datapath_fans_without(struct datapath *dp, uint32_t ifindex);
-bool datapath_fan_has_port(const struct datapath *dp, uint32_t ifindex);
 
-/* The route's list is about to change: not by a fan any more. */
-void datapath_fan_leave(struct datapath *dp, struct route *r);
-
-/* Is the route's list, as it is now, one that may get a fan? */
-void datapath_fan_consider(struct datapath *dp, struct route *r);
-
-/* ports.c */
-void datapath_ports_tick(struct datapath *dp, uint64_t now_ms);
+/* A list is to have chunks of so many copies. What to write into them. */
+uint32_t datapath_fan_want(struct datapath *dp, uint32_t copies);
 
 /* punt.c */
 int datapath_punt_init(struct datapath *dp);

@@ -113,6 +113,23 @@ static int make_layout_dirs(struct datapath *dp, char why[DATAPATH_WHY_MAX])
 	return 0;
 }
 
+/* For who wants to look at them, or to run one. */
+static int pin_programs(struct datapath *dp, char why[DATAPATH_WHY_MAX])
+{
+	struct bpf_program *prog;
+	int rc = 0;
+
+	bpf_object__for_each_program(prog, dp->skel->obj)
+	{
+		const char *name = bpf_program__name(prog) + strlen("mcmesh_");
+
+		rc = pin_fd(dp, bpf_program__fd(prog), "progs", name, true, why);
+		if (rc < 0)
+			break;
+	}
+	return rc;
+}
+
 static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPATH_WHY_MAX])
 {
 	struct bpf_map *map;
@@ -138,15 +155,7 @@ static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPAT
 				return rc;
 		}
 	}
-	rc = pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_port), "progs", "port", true, why);
-	if (rc < 0)
-		return rc;
-	rc = pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_underlay), "progs", "underlay", true,
-		    why);
-	if (rc < 0)
-		return rc;
-	return pin_fd(dp, bpf_program__fd(dp->skel->progs.mcmesh_overlay), "progs", "overlay", true,
-		      why);
+	return pin_programs(dp, why);
 }
 
 /* libbpf tells on stderr what is said in *why. */

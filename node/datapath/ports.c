@@ -39,44 +39,6 @@ static void detach(struct datapath *dp, uint32_t ifindex)
 	datapath_detach_program(dp, ifindex, name);
 }
 
-/* False: out of memory. */
-static bool leave_later(struct datapath *dp, uint32_t ifindex)
-{
-	struct leaving *l = calloc(1, sizeof(*l));
-
-	if (!l)
-		return false;
-	l->ifindex = ifindex;
-	l->due_ms = datapath_now_ms() + NUMBERS_GRACE_MS;
-	LL_APPEND(dp->leaving, l);
-	return true;
-}
-
-/* Attached again. */
-static void leave_not(struct datapath *dp, uint32_t ifindex)
-{
-	struct leaving *l, *next;
-
-	LL_FOREACH_SAFE(dp->leaving, l, next)
-	{
-		if (l->ifindex == ifindex) {
-			LL_DELETE(dp->leaving, l);
-			free(l);
-		}
-	}
-}
-
-void datapath_ports_tick(struct datapath *dp, uint64_t now_ms)
-{
-	while (dp->leaving && dp->leaving->due_ms <= now_ms) {
-		struct leaving *l = dp->leaving;
-
-		detach(dp, l->ifindex);
-		LL_DELETE(dp->leaving, l);
-		free(l);
-	}
-}
-
 /* A port is one whose element and whose key name each other; the rest is what
  * an agent that died had begun. */
 int datapath_ports_adopt(struct datapath *dp)
@@ -120,8 +82,6 @@ void datapath_ports_deinit(struct datapath *dp)
 		HASH_DEL(dp->port_index, p);
 		free(p);
 	}
-	/* Who closes with some waiting does not wait. */
-	datapath_ports_tick(dp, UINT64_MAX);
 }
 
 static int next_generation(struct datapath *dp, uint32_t *ret_generation)
@@ -154,7 +114,6 @@ static int clear_port_counters(struct datapath *dp, uint32_t number)
 
 static void port_remove(struct datapath *dp, struct port *p)
 {
-	datapath_fans_without(dp, p->ifindex);
 	/* The element first: lists that still name it find it unused. */
 	__atomic_store_n(&dp->ports[p->number].ifindex, 0, __ATOMIC_RELEASE);
 	datapath_map_del(dp->skel->maps.port_ids, &p->ifindex);
@@ -236,7 +195,6 @@ int datapath_port_attach(struct datapath *dp, uint32_t ifindex, uint32_t segment
 		return datapath_fail(why, -EINVAL, "%u is no segment: 1 to %u are", segment,
 				     (1U << 24) - 1);
 	snprintf(name, sizeof(name), "%" PRIu32, ifindex);
-	leave_not(dp, ifindex);
 	rc = datapath_attach_program(dp, prog, ifindex, name, &fresh, why);
 	if (rc < 0)
 		return rc;
@@ -275,8 +233,7 @@ int datapath_port_detach(struct datapath *dp, uint32_t ifindex)
 	if (!p)
 		return -ENOENT;
 	port_remove(dp, p);
-	if (!datapath_fan_has_port(dp, ifindex) || !leave_later(dp, ifindex))
-		detach(dp, ifindex);
+	detach(dp, ifindex);
 	return 0;
 }
 
@@ -289,7 +246,6 @@ void datapath_port_check(struct datapath *dp, uint32_t ifindex, struct datapath_
 	if (!port_find(dp, ifindex) || datapath_program_is_there(dp, prog, ifindex))
 		return;
 	datapath_differs(d, "the program of port if%u is gone or not the first", ifindex);
-	datapath_fans_without(dp, ifindex);
 	snprintf(name, sizeof(name), "%" PRIu32, ifindex);
 	(void)datapath_attach_program(dp, prog, ifindex, name, &fresh, why);
 }
@@ -304,8 +260,6 @@ int datapath_port_delivery_set(struct datapath *dp, uint32_t ifindex, uint32_t m
 	p->value.mtu = mtu;
 	__atomic_store_n(&dp->ports[p->number].peer, peer, __ATOMIC_RELEASE);
 	__atomic_store_n(&dp->ports[p->number].mtu, mtu, __ATOMIC_RELEASE);
-	if (!mtu)
-		datapath_fans_without(dp, ifindex);
 	return 0;
 }
 

@@ -175,8 +175,10 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 		chunk->n_ports = (uint16_t)ports;
 		chunk->n_remotes = (uint16_t)(end - begin - ports);
 		chunk->routers = router_bits(m, begin, end);
-		chunk->fan = 0;
-		chunk->hits = 0;
+		chunk->fan = m->n_ports >= dp->fan_min_ports
+				     ? datapath_fan_want(dp, (uint32_t)ports + (end < m->n_ports))
+				     : 0;
+		chunk->pad = 0;
 		if (end > begin)
 			memcpy(chunk->entry, m->entries + begin,
 			       (end - begin) * sizeof(*m->entries));
@@ -224,12 +226,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		return rc;
 	}
 	old = r->value;
-	if (!fresh)
-		datapath_fan_leave(dp, r);
 	r->value = value;
-	r->rested_ms = datapath_now_ms() + dp->fan_settle_ms;
-	r->hits_seen = 0;
-	datapath_fan_consider(dp, r);
 	if (fresh)
 		HASH_ADD(hh, dp->route_index, key, sizeof(key), fresh);
 	else
@@ -253,9 +250,6 @@ int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint3
 	rc = datapath_map_del(dp->skel->maps.routes, &key);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
-	datapath_fan_leave(dp, r);
-	if (r->big)
-		DL_DELETE(dp->big_routes, r);
 	list_retire(dp, &key, &r->value);
 	HASH_DEL(dp->route_index, r);
 	free(r);
@@ -295,11 +289,9 @@ static int route_adopt(struct datapath *dp, const struct dp_route_key *key)
 	r->key = *key;
 	r->value = value;
 	HASH_ADD(hh, dp->route_index, key, sizeof(r->key), r);
-	dp->lists[value.first].fan = 0; /* an earlier agent's */
-	r->hits_seen = dp->lists[value.first].hits;
-	datapath_fan_consider(dp, r);
 	for (uint32_t i = value.first; i; i = dp->lists[i].next) {
 		numbers_claim(&dp->list_numbers, i);
+		datapath_fan_want(dp, dp->lists[i].fan);
 		chunk_refs(dp, &dp->lists[i], 1);
 	}
 	return 0;

@@ -39,6 +39,7 @@
 
 #define ROUNDS	      9
 #define ROUNDS_QUICK  7
+#define ROUNDS_MAX    201
 #define COPIES	      24000 /* a measurement, about */
 #define PACKETS_MAX   12000
 #define SETTLE_MS     100 /* so long nothing: what is missing is lost */
@@ -85,6 +86,7 @@ struct bench {
 	clockid_t ksoftirqd;
 	int n_cpus;
 	unsigned int rounds;
+	const char *only_peer; /* beside the product; NULL: all */
 	json_t *rows;
 };
 
@@ -95,7 +97,7 @@ struct row {
 	size_t payload;
 	struct generator *generators[N]; /* NULL: does not stand in it */
 	double cpu_ns[N], delivered[N];	 /* of the present round; delivered: fraction */
-	double ratios[N][ROUNDS], ns_a_copy[N][ROUNDS], fractions[N][ROUNDS];
+	double ratios[N][ROUNDS_MAX], ns_a_copy[N][ROUNDS_MAX], fractions[N][ROUNDS_MAX];
 };
 
 /* ---- clocks and counters ---------------------------------------------------- */
@@ -177,6 +179,13 @@ static enum group_kind case_group(enum bench_case c)
 	return c == CASE_REMOTE ? GROUP_REMOTE : c == CASE_MIXED ? GROUP_MIXED : GROUP_LOCAL;
 }
 
+/* The product and the base always do. */
+static bool stands_in(const struct bench *b, size_t i)
+{
+	return i == 0 || i == N - 1 || !b->only_peer ||
+	       strcmp(b->only_peer, contenders[i].peer) == 0;
+}
+
 static unsigned int copies_of(const struct row *r, size_t i)
 {
 	return contenders[i].stand == STAND_BASE       ? 0
@@ -199,7 +208,7 @@ static void row_open(struct bench *b, struct row *r)
 			.payload = r->payload,
 		};
 
-		if (who->cases & BIT(r->c))
+		if (stands_in(b, i) && who->cases & BIT(r->c))
 			r->generators[i] =
 				generator_open(&flow, bpf_program__fd(b->bpf->progs.pass_all));
 	}
@@ -344,8 +353,8 @@ static void row_run(struct bench *b, enum bench_case c, unsigned int fanout, siz
 
 struct arguments {
 	bool quick;
-	const char *json, *only_case, *overlay_path, *delivery, *engine;
-	unsigned int fanout;
+	const char *json, *only_case, *only_peer, *overlay_path, *delivery, *engine;
+	unsigned int fanout, rounds;
 };
 
 static struct arguments parse(int argc, char **argv)
@@ -368,6 +377,10 @@ static struct arguments parse(int argc, char **argv)
 			a.json = value;
 		else if (strcmp(argv[i - 1], "--case") == 0)
 			a.only_case = value;
+		else if (strcmp(argv[i - 1], "--peer") == 0)
+			a.only_peer = value;
+		else if (strcmp(argv[i - 1], "--rounds") == 0)
+			a.rounds = (unsigned int)atoi(value);
 		else if (strcmp(argv[i - 1], "--fanout") == 0)
 			a.fanout = (unsigned int)atoi(value);
 		else if (strcmp(argv[i - 1], "--overlay-path") == 0)
@@ -419,15 +432,26 @@ static bool wanted(const struct arguments *a, enum bench_case c, unsigned int fa
 int main(int argc, char **argv)
 {
 	struct arguments a = parse(argc, argv);
-	struct bench b = { .rounds = a.quick ? ROUNDS_QUICK : ROUNDS, .rows = json_array() };
+	struct bench b = { .rounds = a.rounds  ? a.rounds
+				     : a.quick ? ROUNDS_QUICK
+					       : ROUNDS,
+			   .only_peer = a.only_peer,
+			   .rows = json_array() };
 	struct utsname kernel;
+	unsigned int stands = 0;
 
+	if (b.rounds > ROUNDS_MAX)
+		die("at most %d rounds", ROUNDS_MAX);
 	net_enter();
-	net_make_devices();
+	for (size_t i = 0; i < N; i++) {
+		if (stands_in(&b, i))
+			stands |= 1U << contenders[i].stand;
+	}
+	net_make_devices(stands);
 	b.bpf = datapath_bpf__open_and_load();
 	if (!b.bpf)
 		die("cannot load the benchmark's BPF programs: %s", strerror(errno));
-	peers_open(b.bpf);
+	peers_open(b.bpf, stands);
 	product_open(a.overlay_path, a.delivery, a.engine);
 	pin_to_a_cpu(&b);
 

@@ -60,7 +60,7 @@ void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn)
 
 /* A network and mount namespace of its own, and the three others. */
 void net_enter(void);
-void net_make_devices(void);
+void net_make_devices(unsigned int stands); /* bits of enum stand */
 void net_run(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void net_batch(const char *tool, const char *text);
 
@@ -73,7 +73,7 @@ uint32_t net_ifindex(const char *format, ...) __attribute__((format(printf, 1, 2
 struct datapath;
 struct datapath_bpf;
 
-void peers_open(struct datapath_bpf *bpf);
+void peers_open(struct datapath_bpf *bpf, unsigned int stands);
 void peers_attach(int prog_fd, uint32_t ifindex);
 void product_open(const char *overlay_path, const char *delivery, const char *engine);
 unsigned int product_settle(void);

@@ -129,7 +129,8 @@ static void make_underlay(FILE *out, unsigned int k)
 }
 
 /* Writes with fn for each stand, and hands it to `ip` in the namespace. */
-static void for_stands(const char *namespace, void (*fn)(FILE *out, unsigned int k))
+static void for_stands(unsigned int stands, const char *namespace,
+		       void (*fn)(FILE *out, unsigned int k))
 {
 	char *text = NULL;
 	size_t len = 0;
@@ -137,8 +138,10 @@ static void for_stands(const char *namespace, void (*fn)(FILE *out, unsigned int
 
 	if (!out)
 		die("out of memory");
-	for (unsigned int k = 0; k < STANDS; k++)
-		fn(out, k);
+	for (unsigned int k = 0; k < STANDS; k++) {
+		if (stands & 1U << k)
+			fn(out, k);
+	}
 	fclose(out);
 	net_switch(namespace);
 	net_batch("ip", text);
@@ -167,11 +170,11 @@ static void raise_far(FILE *out, unsigned int k)
 		k, k, k, k, k, k);
 }
 
-void net_make_devices(void)
+void net_make_devices(unsigned int stands)
 {
-	for_stands("", make_workloads);
-	for_stands("", make_underlay);
-	for_stands("senders", raise_sender);
-	for_stands("workloads", raise_workloads);
-	for_stands("far", raise_far);
+	for_stands(stands, "", make_workloads);
+	for_stands(stands, "", make_underlay);
+	for_stands(stands, "senders", raise_sender);
+	for_stands(stands, "workloads", raise_workloads);
+	for_stands(stands, "far", raise_far);
 }

@@ -76,7 +76,6 @@ static void product_route(enum group_kind kind, unsigned int fanout)
 void product_open(const char *overlay_path, const char *delivery, const char *engine)
 {
 	struct datapath_options options = { .vtep = remote_address(STAND_PRODUCT, 0),
-					    .fan_settle_ms = 1,
 					    .no_fans = strcmp(engine, "base") == 0 };
 	struct datapath_segment segment = { .id = SEGMENT,
 					    .unregistered = DATAPATH_UNREGISTERED_DROP };
@@ -133,7 +132,7 @@ unsigned int product_settle(void)
 		clock_ms = (uint64_t)t.tv_sec * 1000;
 	for (unsigned int i = 0; i < SETTLE_TICKS; i++)
 		datapath_tick(product, clock_ms += SETTLE_TICK_MS);
-	return datapath_fans_used(product);
+	return datapath_fans_count(product);
 }
 
 void product_close(void)
@@ -232,7 +231,33 @@ static void mdb_fill(void)
 	mnl_socket_close(nl);
 }
 
-static void bridge_open(void)
+static void bridge_vxlans(FILE *ip, FILE *mdb, unsigned int stands)
+{
+	for (size_t f = 0; f < n_fanouts; f++) {
+		if (stands & 1U << STAND_BRIDGE) {
+			bridge_head_end(ip, mdb, GROUP_REMOTE, fanouts[f]);
+			bridge_head_end(ip, mdb, GROUP_MIXED, fanouts[f]);
+		}
+		if (stands & 1U << STAND_MDB)
+			fprintf(mdb,
+				"mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n"
+				"mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n",
+				STAND_MDB, GROUP_REMOTE, fanouts[f], STAND_MDB, GROUP_MIXED,
+				fanouts[f]);
+	}
+	if (stands & 1U << STAND_BRIDGE)
+		fprintf(ip,
+			"link add vr0 type vxlan id %d dstport 4789 local 10.90.%d.1 nolearning\n"
+			"link set vr0 master br%d mtu 9000 up\n",
+			VNI_RECEIVE, STAND_BRIDGE, STAND_BRIDGE);
+	if (stands & 1U << STAND_MDB)
+		fprintf(ip,
+			"link add vm0 type vxlan id %d dstport 4790 local 10.90.%d.1 ttl 64 "
+			"nolearning\nlink set vm0 master br%d mtu 9000 up\n",
+			VNI_MDB, STAND_MDB, STAND_MDB);
+}
+
+static void bridges_open(unsigned int stands)
 {
 	char *ip_text = NULL, *mdb_text = NULL;
 	size_t ip_len, mdb_len;
@@ -240,22 +265,11 @@ static void bridge_open(void)
 
 	if (!ip || !mdb)
 		die("out of memory");
-	bridge_ports(ip, mdb, STAND_BRIDGE);
-	bridge_ports(ip, mdb, STAND_MDB);
-	for (size_t f = 0; f < n_fanouts; f++) {
-		bridge_head_end(ip, mdb, GROUP_REMOTE, fanouts[f]);
-		bridge_head_end(ip, mdb, GROUP_MIXED, fanouts[f]);
-		fprintf(mdb, "mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n", STAND_MDB,
-			GROUP_REMOTE, fanouts[f]);
-		fprintf(mdb, "mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n", STAND_MDB,
-			GROUP_MIXED, fanouts[f]);
+	for (unsigned int k = STAND_BRIDGE; k <= STAND_MDB; k++) {
+		if (stands & 1U << k)
+			bridge_ports(ip, mdb, k);
 	}
-	fprintf(ip,
-		"link add vr0 type vxlan id %d dstport 4789 local 10.90.%d.1 nolearning\n"
-		"link set vr0 master br%d mtu 9000 up\n"
-		"link add vm0 type vxlan id %d dstport 4790 local 10.90.%d.1 ttl 64 nolearning\n"
-		"link set vm0 master br%d mtu 9000 up\n",
-		VNI_RECEIVE, STAND_BRIDGE, STAND_BRIDGE, VNI_MDB, STAND_MDB, STAND_MDB);
+	bridge_vxlans(ip, mdb, stands);
 	fclose(ip);
 	fclose(mdb);
 	net_batch("ip", ip_text);
@@ -265,7 +279,8 @@ static void bridge_open(void)
 	net_batch("bridge", mdb_text);
 	free(ip_text);
 	free(mdb_text);
-	mdb_fill();
+	if (stands & 1U << STAND_MDB)
+		mdb_fill();
 }
 
 /* ---- the published design --------------------------------------------------- */
@@ -332,23 +347,26 @@ static void redirect_open(struct datapath_bpf *bpf)
 	peers_attach(bpf_program__fd(bpf->progs.redirect), underlay);
 }
 
-void peers_open(struct datapath_bpf *bpf)
+void peers_open(struct datapath_bpf *bpf, unsigned int stands)
 {
 	int count = bpf_program__fd(bpf->progs.count_and_drop);
 	int drop = bpf_program__fd(bpf->progs.drop_all);
 
-	bridge_open();
-	ref_open(bpf);
-	redirect_open(bpf);
+	bridges_open(stands);
+	if (stands & 1U << STAND_REF)
+		ref_open(bpf);
+	if (stands & 1U << STAND_REDIRECT)
+		redirect_open(bpf);
 	peers_attach(drop, net_ifindex("h%dn0", STAND_BASE));
 	peers_attach(drop, net_ifindex("u%d", STAND_BASE));
-	net_switch("workloads");
 	for (unsigned int k = 0; k < STAND_BASE; k++) {
+		if (!(stands & 1U << k))
+			continue;
+		net_switch("workloads");
 		for (unsigned int i = 1; i <= (k == STAND_REDIRECT ? 1 : WORKLOADS); i++)
 			peers_attach(count, net_ifindex("w%un%u", k, i));
-	}
-	net_switch("far");
-	for (unsigned int k = 0; k < STAND_BASE; k++)
+		net_switch("far");
 		peers_attach(count, net_ifindex("v%u", k));
+	}
 	net_switch("");
 }

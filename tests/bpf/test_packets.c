@@ -26,6 +26,7 @@ struct row {
 	uint32_t reason;     /* enum dp_drop that this row tests */
 	uint32_t segment;    /* of the port; 0: 1 */
 	void (*prepare)(struct datapath *dp);
+	const char *program; /* NULL: the port's */
 };
 
 #define BUILD(fn, ...)                   \
@@ -224,6 +225,8 @@ static const struct row rows[] = {
 	  .prepare = break_route },
 	{ "list that does not end", data, CONSUMED, D("list_broken"), DP_DROP_LIST_BROKEN,
 	  .prepare = break_list },
+	{ "copy of an unknown packet", data, CONSUMED, D("fan_lost"), DP_DROP_FAN_LOST,
+	  .program = "fan_rest" },
 	{ "no segment", unregistered, CONSUMED, D("segment_unknown"), DP_DROP_SEGMENT_UNKNOWN,
 	  .prepare = unknown_segment },
 };
@@ -340,7 +343,8 @@ static int run(const struct row *row, const uint8_t *frame, size_t len)
 	_cleanup_close_ int w0 = -1;
 
 	if (len <= HARNESS_FRAME)
-		return harness_test_run("port", harness_ifindex("p", 0), frame, len);
+		return harness_test_run(row->program ? row->program : "port",
+					harness_ifindex("p", 0), frame, len);
 	w0 = harness_socket("w", 0);
 	harness_send(w0, frame, len);
 	return row->verdict;

@@ -73,8 +73,7 @@ def test_delivery_into_the_workload(lab):
 
 def test_fans(lab, group):
     """Copies to the ports of a busy list by mirrors of the kernel's own."""
-    with change.agent_settings(lab, NODE, "fans.min_ports=2", "fans.min_rate=1",
-                               "fans.settle_ms=1"):
+    with change.agent_settings(lab, NODE, "fans.min_ports=2"):
         members = [lab.member(name, group) for name in ("n1p1", "n1p2")]
         lab.wait_route(NODE, group, ports=["n1p1", "n1p2"])
         sender = lab.sender("n1p1", group)

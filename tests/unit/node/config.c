@@ -74,7 +74,7 @@ Test(node_config, every_key)
 		     "socket: /tmp/a.sock\nstate_dir: /tmp/s\nbpf_root: /sys/fs/bpf/x\n"
 		     "attach: clsact\nlog_level: debug\noverlay: { device: mc1, port: 65535, path: "
 		     "device }\n"
-		     "delivery: peer\nfans: { enabled: no, min_ports: 9, min_rate: 8, settle_ms: 7 "
+		     "delivery: peer\nfans: { enabled: no, min_ports: 9 "
 		     "}\n"
 		     "ports:\n  - { match: 'veth*', segment: 16777215 }\n  - { match: tap0 }\n"
 		     "gmp: { robustness: 3, query_interval_ms: 60000, fast_leave: yes, "
@@ -96,8 +96,6 @@ Test(node_config, every_key)
 	cr_expect_eq(c->delivery, NODE_DELIVERY_PEER);
 	cr_expect(c->datapath.no_fans);
 	cr_expect_eq(c->datapath.fan_min_ports, 9);
-	cr_expect_eq(c->datapath.fan_min_rate, 8);
-	cr_expect_eq(c->datapath.fan_settle_ms, 7);
 	cr_assert_eq(c->n_ports, 2);
 	cr_expect_str_eq(c->ports[0].match, "veth*");
 	cr_expect_eq(c->ports[0].segment, 16777215);
@@ -149,7 +147,6 @@ static const struct {
 	{ "vtep: 203.0.113.1\noverlay: {port: 0}\n", "overlay.port: 0" },
 	{ "vtep: 203.0.113.1\nfans: {min_ports: 1}\n", "fans.min_ports: 1" },
 	{ "vtep: 203.0.113.1\nfans: {min_ports: 33}\n", "fans.min_ports: 33" },
-	{ "vtep: 203.0.113.1\nfans: {settle_ms: 0}\n", "fans: min_rate and settle_ms" },
 	{ "vtep: 203.0.113.1\noverlay: {port: 65536}\n", "overlay.port: 65536" },
 	{ "vtep: 203.0.113.1\noverlay: {device: 0123456789abcdef}\n", "overlay.device:" },
 	{ "vtep: 203.0.113.1\noverlay: {device: a/b}\n", "overlay.device:" },
