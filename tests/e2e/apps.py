@@ -26,12 +26,13 @@ class App:
     """A program in a namespace; what it prints goes to a file."""
 
     def __init__(self, directory, name, line, env=None):
-        self.line = [str(x) for x in line]
+        # Not Popen's: the namespace may be on another machine.
+        self.line = ["env", *(f"{k}={v}" for k, v in (env or {}).items()), *map(str, line)]
         self.file = directory / f"{name}-{len(list(directory.iterdir()))}"
         with open(self.file, "wb") as out:
             self.process = subprocess.Popen(
                 topo.enter(name, *self.line), stdin=subprocess.PIPE, stdout=out,
-                stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+                stderr=subprocess.STDOUT)
 
     def __str__(self):
         return f"{' '.join(self.line)} says:\n{self.text()[-2000:]}"

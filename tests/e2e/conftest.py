@@ -237,9 +237,12 @@ def wireguard_mesh(mesh):
     package = wireguard.missing()
     if package:
         pytest.skip(f"the Debian package {package} is not installed: run ./dev setup")
-    mesh_up(TLS, "--underlay", "wireguard")
+    options = os.environ.get("MCMESH_E2E_LAB", "").split()
+    if "wireguard" not in options:
+        mesh_up(TLS, *options, "--underlay", "wireguard")
     yield mesh
-    mesh_up(TLS)
+    if not MACHINES:  # there it is the last file, and starting takes minutes
+        mesh_up(TLS)
 
 
 @pytest.fixture

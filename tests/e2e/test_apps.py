@@ -12,6 +12,7 @@ import pytest
 import sockets
 import topology as topo
 from apps import Sequence, need, python, udp_payloads
+from conftest import PATIENCE
 
 SPDP_GROUP = "239.255.0.1"  # DDS discovery, domain 0 (DDSI-RTPS 9.6.2.4.1)
 PTP_GROUP = "224.0.1.129"
@@ -43,10 +44,10 @@ def dds(multicast):
 
 def test_ddsperf_ping(lab, app, measured):
     need("ddsperf", "cyclonedds-tools")
-    pong = app("n2p1", "ddsperf", "-D", "20", "pong", env=dds("true"))
-    ping = app("n1p1", "ddsperf", "-D", "4", "-Q", "minmatch:1", "ping", env=dds("true"))
+    pong = app("n2p1", "ddsperf", "-D", 20 * PATIENCE, "pong", env=dds("true"))
+    ping = app("n1p1", "ddsperf", "-D", 4 * PATIENCE, "-Q", "minmatch:1", "ping", env=dds("true"))
     joined(lab, ["n1", "n2"], SPDP_GROUP)
-    assert ping.ends(15) == 0, ping
+    assert ping.ends(15 * PATIENCE) == 0, ping
     pong.end()
     rows = [tuple(map(float, row)) for row in PING.findall(ping.text())]
     assert rows and sum(row[4] for row in rows) > 100, ping
@@ -58,9 +59,9 @@ def test_ddsperf_ping(lab, app, measured):
 def test_ddsperf_finds_nobody_without_multicast(lab, app):
     """The test above would find its peer by nothing else."""
     need("ddsperf", "cyclonedds-tools")
-    app("n2p1", "ddsperf", "-D", "20", "pong", env=dds("false"))
+    app("n2p1", "ddsperf", "-D", 20 * PATIENCE, "pong", env=dds("false"))
     ping = app("n1p1", "ddsperf", "-D", "2", "-Q", "minmatch:1", "ping", env=dds("false"))
-    assert ping.ends(15) == 1
+    assert ping.ends(15 * PATIENCE) == 1
     assert "too few matching participants" in ping.text()
 
 
