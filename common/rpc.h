@@ -129,6 +129,13 @@ struct rpc_bytes *rpc_bytes_new(const ProtobufCMessage *message);
 void rpc_bytes_free(struct rpc_bytes *bytes);
 int rpc_call_send_bytes(struct rpc_call *call, const struct rpc_bytes *bytes);
 
+/*
+ * From on_message: the next message is not wanted before rpc_call_read_on(). To read on
+ * right after something was sent on the connection costs no system call of its own.
+ */
+void rpc_call_hold(struct rpc_call *call);
+void rpc_call_read_on(struct rpc_call *call);
+
 /* Bytes queued and not yet taken by the transport. */
 size_t rpc_call_backlog(const struct rpc_call *call);
 

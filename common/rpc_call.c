@@ -345,6 +345,22 @@ void rpc_resume(struct rpc *rpc)
 	}
 }
 
+void rpc_call_hold(struct rpc_call *call)
+{
+	call->held = true;
+}
+
+void rpc_call_read_on(struct rpc_call *call)
+{
+	if (!call->held)
+		return;
+	call->held = false;
+	if (call_reads_on(call) && !call->busy)
+		call_read(call);
+	else if (call_reads_on(call))
+		call_rest(call);
+}
+
 static void call_garbage(struct rpc_call *call, const char *why)
 {
 	if (call->server) {
@@ -397,7 +413,7 @@ static void call_received(struct rpc_tag *tag, bool ok)
 		call_deliver(call, buffer);
 	else
 		grpc_byte_buffer_destroy(buffer);
-	if (call_reads_on(call))
+	if (call_reads_on(call) && !call->held)
 		call_rest(call);
 	call_settle(call);
 }

@@ -102,7 +102,7 @@ struct rpc_call {
 	struct rpc *rpc;
 	struct rpc_call *prev, *next;
 	struct rpc_call *rest_prev, *rest_next;
-	bool rests;
+	bool rests, held;
 	bool booked;		   /* with its identity */
 	struct rpc_server *server; /* NULL: a client's */
 	grpc_call *call;

@@ -32,6 +32,7 @@
 
 const struct access_rule access_rules[] = {
 	{ "/mcmesh.v1.NodeService/Sync", ACCESS_BY_NODE },
+	{ "/mcmesh.v1.NodeService/Aside", ACCESS_BY_NODE },
 	{ MESH "ListNodes", BY_READERS },
 	{ MESH "ListGroups", BY_READERS },
 	{ MESH "ListMembers", BY_READERS },

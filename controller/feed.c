@@ -29,11 +29,9 @@
  * one, rows that changed again later are not in it, so the agent's state after
  * it never was the log's; its acks are compared only from `comparable_from`.
  *
- * What peers have said goes before what is told: while more of it waits than a turn
- * takes, a turn does work worth FEED_PER_BUSY_TURN only.
- *
  * Who has nothing, or fell behind what the log remembers, gets a snapshot
- * (feed_snapshots.c).
+ * (feed_snapshots.c). While more of what peers said waits than a turn takes, that is
+ * heard first: a turn with work worth FEED_PER_BUSY_TURN done sends no more of snapshots.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -49,7 +47,6 @@ int feed_new(struct controller *c, struct feed **ret_feed)
 	if (!feed)
 		return -ENOMEM;
 	feed->c = c;
-	feed->most = FEED_PER_TURN;
 	for (size_t i = 0; i < FEED_LANES; i++) {
 		TAILQ_INIT(&feed->lanes[i].ready);
 		TAILQ_INIT(&feed->lanes[i].dirty);
@@ -285,7 +282,7 @@ static void sub_serve(struct feed *feed, struct sub *sub)
 	if (sub->wants_snapshot && !snapshot_begin(feed, sub))
 		return;
 	if (sub->in_snapshot) {
-		if (!snapshot_continue(feed, sub, feed->most) || sub->sent < sub_goal(feed, sub))
+		if (!snapshot_continue(feed, sub) || sub->sent < sub_goal(feed, sub))
 			sub_make_ready(feed, sub);
 		return;
 	}
@@ -522,7 +519,7 @@ static void lane_turn(struct feed *feed, struct feed_lane_state *lane, uint64_t 
 		lane->round_ms = now_ms;
 		lane->window_until_ms = now_ms + feed->c->config->coalesce_ms;
 	}
-	for (; feed->work < feed->most && (sub = TAILQ_FIRST(&lane->ready)); feed->work++) {
+	for (; feed->work < FEED_PER_TURN && (sub = TAILQ_FIRST(&lane->ready)); feed->work++) {
 		sub_unready(feed, sub);
 		sub_paid(feed, sub);
 		sub_serve(feed, sub);
@@ -551,7 +548,6 @@ uint64_t feed_turn(struct feed *feed, uint64_t now_ms)
 		feed->bookmark_ms = now_ms + FEED_BOOKMARK_MS;
 	}
 	feed->work = 0;
-	feed->most = rpc_has_more(feed->c->rpc) ? FEED_PER_BUSY_TURN : FEED_PER_TURN;
 	next_ms = feed->bookmark_ms;
 	for (size_t i = 0; i < FEED_LANES; i++)
 		lane_turn(feed, &feed->lanes[i], now_ms);

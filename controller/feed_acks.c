@@ -130,6 +130,15 @@ void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck
 	ack_compare(feed, sub, ack);
 }
 
+bool session_owes(const struct session *s)
+{
+	for (size_t i = 0; i < s->n_subs; i++) {
+		if (s->subs[i].in_snapshot || s->subs[i].acked < s->subs[i].sent)
+			return true;
+	}
+	return false;
+}
+
 bool session_has_applied(const struct session *s, uint64_t revision)
 {
 	for (size_t i = 0; i < s->n_subs; i++) {

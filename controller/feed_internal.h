@@ -55,8 +55,8 @@ struct feed {
 	TAILQ_HEAD(, feed_segment) segments;
 	size_t n_snapshots;
 	uint64_t bookmark_ms, bookmarked, last_snapshot_id;
-	unsigned int work, most; /* done in this turn and to be done, in deltas */
-	size_t n_chunks;	 /* of all editions */
+	unsigned int work; /* done in this turn, in deltas */
+	size_t n_chunks;   /* of all editions */
 	struct arena arena;
 };
 
@@ -72,8 +72,8 @@ void editions_trim(struct feed *feed, uint64_t now_ms);
 void snapshot_want(struct feed *feed, struct sub *sub);
 /* False: too many are under way, it waits. */
 bool snapshot_begin(struct feed *feed, struct sub *sub);
-/* While less than so much work is done; true: it has ended. */
-bool snapshot_continue(struct feed *feed, struct sub *sub, unsigned int work);
+/* As much as fits the turn; true: it has ended. */
+bool snapshot_continue(struct feed *feed, struct sub *sub);
 bool snapshot_is_complete(const struct sub *sub);
 void snapshot_stop(struct feed *feed, struct sub *sub);
 

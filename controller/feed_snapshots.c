@@ -272,11 +272,12 @@ static void snapshot_ended(struct feed *feed, struct sub *sub)
 	snapshot_stop(feed, sub);
 }
 
-bool snapshot_continue(struct feed *feed, struct sub *sub, unsigned int work)
+bool snapshot_continue(struct feed *feed, struct sub *sub)
 {
 	struct edition *e = sub->edition;
+	unsigned int most = rpc_has_more(feed->c->rpc) ? FEED_PER_BUSY_TURN : FEED_PER_TURN;
 
-	while (feed->work < work) {
+	while (feed->work < most) {
 		if (!e->ended && edition_is_behind(e)) {
 			feed->c->counters.resync_behind++;
 			snapshot_want(feed, sub);

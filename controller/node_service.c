@@ -38,6 +38,7 @@ int sessions_new(struct controller *c, struct sessions **ret_sessions)
 	TAILQ_INIT(&ss->opened);
 	TAILQ_INIT(&ss->by_sent);
 	TAILQ_INIT(&ss->throttled);
+	TAILQ_INIT(&ss->asides);
 	*ret_sessions = ss;
 	return 0;
 }
@@ -75,14 +76,16 @@ void session_was_sent(struct session *s)
 	s->sent_ms = controller_now_ms();
 	TAILQ_REMOVE(&ss->by_sent, s, by_sent);
 	TAILQ_INSERT_TAIL(&ss->by_sent, s, by_sent);
+	aside_read_on(s->aside);
 }
 
 int session_send(struct session *s, const Mcmesh__V1__ControllerMessage *message)
 {
-	if (!s->call)
-		return -EPIPE;
-	session_was_sent(s);
-	return rpc_call_send(s->call, &message->base);
+	int r = s->call ? rpc_call_send(s->call, &message->base) : -EPIPE;
+
+	if (r == 0)
+		session_was_sent(s);
+	return r;
 }
 
 void session_end(struct session *s, int status, const char *text)
@@ -98,6 +101,7 @@ void session_end(struct session *s, int status, const char *text)
 		TAILQ_REMOVE(&c->sessions->opened, s, by_sent);
 	}
 	s->state = SESSION_ENDED;
+	aside_end(s->aside);
 	reports_stop(s);
 	if (s->node && s->node->session == s)
 		registry_disconnect(c->registry, s->node);
@@ -248,6 +252,7 @@ static void welcome(struct session *s)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
 	Mcmesh__V1__Welcome w = MCMESH__V1__WELCOME__INIT;
+	char *features[] = { (char *)"aside" };
 	struct controller *c = s->c;
 
 	w.protocol = NODE_PROTOCOL;
@@ -258,6 +263,8 @@ static void welcome(struct session *s)
 	w.heartbeat_ms = c->config->heartbeat_ms;
 	w.hold_ms = c->config->hold_ms;
 	w.controller = c->config->name;
+	w.features = features;
+	w.n_features = ARRAY_SIZE(features);
 	m.message_case = MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME;
 	m.welcome = &w;
 	session_send(s, &m);
@@ -522,6 +529,17 @@ static void on_active(struct session *s, const Mcmesh__V1__AgentMessage *m)
 	}
 }
 
+void session_aside(struct session *s, const Mcmesh__V1__AgentMessage *m)
+{
+	/* Also the first thing that a process does which was stopped for long. */
+	if (!store_is_serving(s->c->store, controller_now_ms()))
+		session_end(s, RPC_UNAVAILABLE,
+			    "this controller has lost its store: connect elsewhere");
+	else if (m->message_case == MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK ||
+		 m->message_case == MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT)
+		on_active(s, m);
+}
+
 static void sync_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Mcmesh__V1__AgentMessage *m = (const Mcmesh__V1__AgentMessage *)message;
@@ -595,6 +613,12 @@ const struct rpc_method node_service_methods[] = {
 	  { sync_message, sync_drained, sync_close },
 	  sync_open,
 	  NULL },
+	{ "/mcmesh.v1.NodeService/Aside",
+	  &mcmesh__v1__agent_message__descriptor,
+	  &mcmesh__v1__controller_message__descriptor,
+	  { aside_message, NULL, aside_close },
+	  aside_open,
+	  NULL },
 };
 const size_t node_service_n_methods = ARRAY_SIZE(node_service_methods);
 
@@ -630,6 +654,8 @@ uint64_t sessions_turn(struct sessions *ss, uint64_t now_ms)
 	after_ms = reports_turn(ss, now_ms);
 	next = after_ms < next ? after_ms : next;
 	after_ms = opened_turn(ss, now_ms);
+	next = after_ms < next ? after_ms : next;
+	after_ms = asides_turn(ss, now_ms);
 	return after_ms < next ? after_ms : next;
 }
 

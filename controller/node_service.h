@@ -33,7 +33,7 @@
 #define FEED_CHUNK_WORK	   12
 #define FEED_COPY_WORK	   4
 #define FEED_PER_TURN	   32	/* streams served between two looks at other RPCs */
-#define FEED_PER_BUSY_TURN 8	/* while more of what peers said waits */
+#define FEED_PER_BUSY_TURN 8	/* of snapshots, while more of what peers said waits */
 #define FEED_CACHE	   8	/* serialised deltas of a segment */
 #define FEED_AHEAD_MS	   5000 /* an agent that is ahead waits so long for this controller */
 #define FEED_BOOKMARK_MS   5000
@@ -42,6 +42,7 @@
 #define FEED_FRESH_ROWS	   64  /* a delta so small is made again for a single change */
 #define FEED_TIMES	   256 /* newest revisions of a segment whose time is known */
 
+struct aside;
 struct edition;
 struct session;
 
@@ -100,6 +101,7 @@ typedef void query_done(void *userdata, int status, const char *text,
 struct session {
 	struct controller *c;
 	struct rpc_call *call; /* NULL: closed */
+	struct aside *aside;   /* NULL: it says all on its call */
 	enum session_state state;
 	unsigned int in_flight; /* store calls that name the session */
 	char name[LOG_NAME_MAX];
@@ -129,7 +131,8 @@ struct session {
 struct sessions {
 	struct controller *c;
 	TAILQ_HEAD(, session) all, opened, by_sent, throttled;
-	size_t n;
+	TAILQ_HEAD(, aside) asides; /* not attached yet */
+	size_t n, n_asides;
 };
 
 /* ---- node_reports.c -------------------------------------------------------- */
@@ -161,6 +164,20 @@ void session_was_sent(struct session *s);
 void session_release(struct session *s);
 void session_store_failed(struct session *s);
 struct session *sessions_first(struct sessions *sessions);
+
+/* An acknowledgement or a heartbeat, said aside. */
+void session_aside(struct session *s, const Mcmesh__V1__AgentMessage *message);
+
+/* ---- aside.c --------------------------------------------------------------- */
+
+void aside_open(struct rpc_call *call);
+void aside_message(struct rpc_call *call, const ProtobufCMessage *message);
+void aside_close(struct rpc_call *call, int status, const char *text);
+/* Something was sent to the session. NULL: nothing. */
+void aside_read_on(struct aside *aside);
+void aside_end(struct aside *aside);
+/* Ends those that did not attach; when the next one's time is over. */
+uint64_t asides_turn(struct sessions *sessions, uint64_t now_ms);
 
 /* ---- query.c --------------------------------------------------------------- */
 
@@ -194,6 +211,8 @@ void feed_drained(struct feed *feed, struct session *s);
 void feed_sending(struct feed *feed, struct session *s, const Mcmesh__V1__Sending *sending);
 void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck *ack);
 uint64_t feed_turn(struct feed *feed, uint64_t now_ms);
+/* Was the session sent something that it has not acknowledged? */
+bool session_owes(const struct session *s);
 /* Has the session acknowledged everything up to the revision, as it is? */
 bool session_has_applied(const struct session *s, uint64_t revision);
 uint64_t session_applied(const struct session *s);

@@ -12,6 +12,7 @@
 
 #include "common/log.h"
 #include "common/rpc_tls.h"
+#include "node/aside.h"
 
 #define TLS_LOOK_US 1000000
 #define LINK_PATH   "/mcmesh.v1.NodeService/Sync"
@@ -19,18 +20,22 @@
 struct agent_link {
 	struct agent *agent;
 	struct rpc_channel *channel;
-	struct rpc_call *call;	   /* the current stream, or NULL */
+	struct rpc_call *call; /* the current stream, or NULL */
+	struct aside aside;
 	sd_event_source *deferred; /* uplink inputs must not come from inside its ops */
 	sd_event_source *tls_look;
 };
 
 static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
+	const Mcmesh__V1__ControllerMessage *m = (const Mcmesh__V1__ControllerMessage *)message;
 	struct agent_link *link = rpc_call_userdata(call);
 
-	if (link && message)
-		uplink_message(link->agent->uplink, (const Mcmesh__V1__ControllerMessage *)message,
-			       agent_now_ms());
+	if (!link || !m)
+		return;
+	uplink_message(link->agent->uplink, m, agent_now_ms());
+	if (link->call && m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME)
+		aside_begin(&link->aside, link->channel, link->agent->config->node, m->welcome);
 }
 
 static void on_close(struct rpc_call *call, int status, const char *text)
@@ -40,6 +45,7 @@ static void on_close(struct rpc_call *call, int status, const char *text)
 	if (!link)
 		return; /* we left it before */
 	link->call = NULL;
+	aside_end(&link->aside);
 	uplink_closed(link->agent->uplink, status, text, agent_now_ms());
 }
 
@@ -57,6 +63,7 @@ static void link_disconnect(void *userdata)
 		rpc_call_cancel(link->call);
 		link->call = NULL;
 	}
+	aside_end(&link->aside);
 	rpc_channel_free(link->channel);
 	link->channel = NULL;
 	if (link->deferred)
@@ -105,7 +112,7 @@ static void link_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
 {
 	struct agent_link *link = ((struct agent *)userdata)->link;
 
-	if (link->call)
+	if (link->call && !aside_send(&link->aside, message))
 		rpc_call_send(link->call, &message->base);
 }
 

@@ -21,6 +21,7 @@
 #include <sys/queue.h>
 
 #include "common/rpc.h"
+#include "node/aside.h"
 #include "node/uplink.h"
 #include "tests/swarm/flock.h"
 
@@ -48,6 +49,7 @@ struct swarm_agent {
 	struct rpc_tls *tls;
 	struct rpc_channel *channel;
 	struct rpc_call *call;
+	struct aside aside;
 	bool up, counts_as_connecting, dirty, queued, opening;
 	uint64_t slot; /* in the wheel: due then */
 	uint64_t reported, accepted, accepted_revision;

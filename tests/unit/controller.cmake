@@ -8,6 +8,8 @@ mcmesh_test(test_controller_restart SOURCES unit/controller/restart.c unit/contr
 	unit/controller/store_harness.c LIBS mcmesh_controller)
 mcmesh_test(test_controller_transfer SOURCES unit/controller/transfer.c
 	unit/controller/store_harness.c unit/controller/etcd_server.c LIBS mcmesh_controller)
+mcmesh_test(test_controller_aside SOURCES unit/controller/aside.c unit/controller/harness.c
+	LIBS mcmesh_controller)
 mcmesh_test(test_controller_services SOURCES unit/controller/services.c unit/controller/harness.c
 	LIBS mcmesh_controller)
 mcmesh_test(test_controller_operators

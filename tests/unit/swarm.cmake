@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Many agents in one process. The agents' mirror is in it twice: the swarm's own
 # under its name, the real one renamed.
-add_executable(mcmesh-swarm swarm/main.c swarm/scenario.c swarm/swarm.c swarm/flock.c
+add_executable(mcmesh-swarm swarm/main.c swarm/scenario.c swarm/swarm.c swarm/flock.c ../node/aside.c
 	$<TARGET_OBJECTS:mcmesh_real_mirror>)
 target_link_libraries(mcmesh-swarm PRIVATE mcmesh_node_core mcmesh_rpc mcmesh_proto)
 add_library(mcmesh_real_mirror OBJECT ${CMAKE_SOURCE_DIR}/node/mirror.c)
