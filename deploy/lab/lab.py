@@ -157,6 +157,9 @@ def cmd_up(args):
             state["mounted_bpffs"] = programs.mount_bpffs()
             programs.save(state)
             network_up(o, state)
+            if o.tls:
+                for node in machines.nodes():
+                    machines.copy(node, certificates.PKI)
             for name in programs.etcds(state):
                 programs.start_etcd(state, name)
             for name in programs.etcds(state):

@@ -31,6 +31,7 @@ HOST_ADDRESS = f"{NETWORK}.254"
 MAC_MANAGEMENT = "02:00:c0:00:02"
 MAC_UPLINK = "02:00:cb:00:71"
 PORT = 7
+AGENT_PORT = 8  # there: the agent's socket
 CONNECT_S = 20
 CALL_S = 120
 STOP_S = 10
@@ -161,6 +162,16 @@ def run(node, command, stdin=None, timeout=None, env=None):
             output[kind] += data
     return subprocess.CompletedProcess(command, int(data), output[OUTPUT].decode(errors="replace"),
                                        output[ERROR].decode(errors="replace"))
+
+
+def copy(node, directory):
+    """Its text files, to the same place there."""
+    for file in pathlib.Path(directory).iterdir():
+        if file.is_file():
+            done = run(node, ["sh", "-c", f"umask 077; mkdir -p {directory}; cat > {file}"],
+                       file.read_text())
+            if done.returncode:
+                raise OSError(f"{file} cannot be written on {node}: {done.stderr.strip()}")
 
 
 def attach(node, command):

@@ -298,7 +298,10 @@ def live_controller(state):
 def _ctl_line(args, agent, controller):
     if not agent and not controller:
         controller = live_controller(load())
-    if agent:
+    if machines.node_of(agent):
+        target = ["--agent", f"{machines.address(agent)}:{machines.AGENT_PORT}"]
+        agent = "underlay"
+    elif agent:
         target = ["--agent", f"unix:{RUN / agent / 'agent.sock'}"]
     else:
         target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]

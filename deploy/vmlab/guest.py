@@ -154,6 +154,29 @@ def serve(connection):
             pass
 
 
+# ---- the agent's socket -----------------------------------------------------
+
+
+def copy_bytes(source, to):
+    try:
+        while data := source.recv(65536):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+def forward(connection, path):
+    """mcmeshctl outside is fast; one in an emulated machine takes a second to start."""
+    with connection, socket.socket(socket.AF_UNIX) as agent:
+        try:
+            agent.connect(path)
+        except OSError:
+            return
+        threading.Thread(target=copy_bytes, args=(agent, connection), daemon=True).start()
+        copy_bytes(connection, agent)
+
+
 # ---- the machine ------------------------------------------------------------
 
 
@@ -168,6 +191,14 @@ def rename_links():
             topo.run(["ip", "link", "set", link, "name", name])
 
 
+def accept(address, what, *args):
+    server = socket.create_server(address, backlog=64)
+    while True:
+        connection, _ = server.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=what, args=(connection, *args), daemon=True).start()
+
+
 def main():
     said = dict(re.findall(r"mcmesh\.(\w+)=(\S+)", pathlib.Path("/proc/cmdline").read_text()))
     node = said["node"]
@@ -177,12 +208,11 @@ def main():
     topo.ip_batch([f"addr add {address}/24 dev {machines.MANAGEMENT}",
                    f"link set {machines.MANAGEMENT} up",
                    f"netns attach {topo.netns(node)} {os.getpid()}"])
-    server = socket.create_server((address, machines.PORT), backlog=64)
+    path = str(programs.RUN / node / "agent.sock")
+    threading.Thread(target=accept, daemon=True,
+                     args=((address, machines.AGENT_PORT), forward, path)).start()
     print(f"machine {node} serves", flush=True)
-    while True:
-        connection, _ = server.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+    accept((address, machines.PORT), serve)
 
 
 if __name__ == "__main__":

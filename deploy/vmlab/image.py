@@ -32,9 +32,10 @@ LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1")
 BUSYBOX = "/bin/busybox"
 APPLETS = "/usr/lib/busybox"  # behind the real commands in PATH
 
+PLACE = pathlib.Path(os.environ.get("MCMESH_BIN", ROOT / "build/release/bin")).resolve()
 INIT = f"""\
 #!/bin/sh
-export PATH=/usr/sbin:/usr/bin:{APPLETS}
+export PATH=/usr/sbin:/usr/bin:{APPLETS} MCMESH_BIN={PLACE}
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -92,12 +93,11 @@ def compiled(path):
 
 
 def binaries():
-    place = pathlib.Path(os.environ.get("MCMESH_BIN", ROOT / "build/release/bin"))
-    wanted = [place / name for name in PROGRAMS]
+    wanted = [PLACE / name for name in PROGRAMS]
     for path in wanted:
         if not path.exists():
             raise LabError(f"{path} is not there: run ./dev build")
-    return [str(p) for p in [*wanted, *sorted(place.glob(TESTS))]]
+    return [str(p) for p in [*wanted, *sorted(PLACE.glob(TESTS))]]
 
 
 def lab_files():

@@ -69,18 +69,23 @@ def unpacked(package):
     return (version, image, modules) if image.exists() and modules.is_dir() else None
 
 
+def cached(name):
+    """What was fetched before, for a machine without apt's lists; or None."""
+    pattern = rf"linux-image-[\d.]+(?:-\d+)?(?:\+deb\d+)?-{full_name(name)}"
+    for old in sorted((CACHE / "kernels").glob("linux-image-*"), reverse=True):
+        if re.fullmatch(pattern, old.name) and unpacked(old.name):
+            return unpacked(old.name)
+    return None
+
+
 def fetch(name):
-    """The same, fetched when it is not there. apt's own signature check holds."""
+    """(version, kernel image, folder of modules), fetched when they are not there. apt
+    checks the signatures."""
     try:
         package = package_of(name)
     except NoKernel:
-        # Without apt's lists: what was fetched before is good enough.
-        flavour = full_name(name)
-        for old in sorted((CACHE / "kernels").glob(f"linux-image-[0-9]*-{flavour}")):
-            if not re.match(r"^linux-image-[\d.+a-z]*-\d*-?" + flavour, old.name):
-                continue
-            if unpacked(old.name):
-                return unpacked(old.name)
+        if cached(name):
+            return cached(name)
         raise
     found = unpacked(package)
     if found:

@@ -70,7 +70,11 @@ def count(report):
 
 def run_tests(kernel, nodes, arguments, machines=True):
     """{passed, failed, skipped, seconds, …facts} with one kernel."""
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="mcmesh-vmlab-"))
+    with tempfile.TemporaryDirectory() as scratch:
+        return run_tests_in(pathlib.Path(scratch), kernel, nodes, arguments, machines)
+
+
+def run_tests_in(scratch, kernel, nodes, arguments, machines):
     report, facts = scratch / "report.xml", scratch / "facts.json"
     env = dict(os.environ, MCMESH_VMLAB_FACTS=str(facts))
     if machines:

@@ -7,7 +7,6 @@ from test_failures import (
     test_agent_stopped_and_started,
     test_controller_killed,
     test_cut_and_healed,
-    test_dead_node_goes_after_its_hold,
     test_port_removed,
     test_programs_run,
     test_silent_host,
