@@ -300,20 +300,32 @@ int mcmesh_overlay(struct __sk_buff *skb)
 	return rc < 0 ? drop(skb, -rc) : rc;
 }
 
+/* Strips a plain packet of a node: *ret_vni, *ret_id, and in r what that means for
+ * its delivery. Its header is off the stack before the copies are made. */
+static __always_inline bool underlay_strip(struct __sk_buff *skb, struct replicate *r,
+					   __u32 *ret_vni, __u32 *ret_id)
+{
+	struct tunnel t;
+
+	if (!tunnel_read(skb, &t) || sender_find(t.vtep, ret_id) < 0 || !tunnel_strip(skb, &t))
+		return false;
+	r->no_peer = t.protocol_changed;
+	*ret_vni = t.vni;
+	return true;
+}
+
 /* What is not ours, or not plain, goes its way: the overlay device sees it. */
 SEC("tc")
 int mcmesh_underlay(struct __sk_buff *skb)
 {
 	struct replicate r = {};
-	struct tunnel t;
-	__u32 id;
+	__u32 vni, id;
 	int rc;
 
-	if (!tunnel_read(skb, &t) || sender_find(t.vtep, &id) < 0 || !tunnel_strip(skb, &t))
+	if (!underlay_strip(skb, &r, &vni, &id))
 		return VERDICT_UNTOUCHED;
 	count_one(DP_COUNTER_OVERLAY_STRIPPED, skb->len);
-	r.no_peer = t.protocol_changed;
-	rc = overlay_input(skb, &r, t.vni, id);
+	rc = overlay_input(skb, &r, vni, id);
 	return rc < 0 ? drop(skb, -rc) : rc;
 }
 

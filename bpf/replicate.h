@@ -90,13 +90,13 @@ __noinline int add_port(struct __sk_buff *skb, struct replicate *r, __u32 id)
 	return 0;
 }
 
-__noinline int add_receiver(struct __sk_buff *skb, struct replicate *r, __u32 id, __u32 is_port)
+static __always_inline void add_receiver(struct __sk_buff *skb, struct replicate *r, __u32 id,
+					 bool is_port)
 {
-	if (!r)
-		return 0;
-	if (is_port)
-		return r->fan ? 0 : add_port(skb, r, id);
-	return r->to_remotes ? add_remote(skb, r, id) : 0;
+	if (is_port && !r->fan)
+		add_port(skb, r, id);
+	else if (!is_port && r->to_remotes)
+		add_remote(skb, r, id);
 }
 
 /* The number of the next chunk, 0 at the end, or minus an enum dp_drop. */
