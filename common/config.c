@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/config_numbers.h"
 
 #define MESSAGE_MAX 256
 #define FIELD_MAX   64
@@ -83,7 +84,7 @@ static int read_file(const char *path, char **ret_text, size_t *ret_len)
 		return -ENOMEM;
 	len = fread(text, 1, CONFIG_FILE_MAX + 1, f);
 	if (ferror(f))
-		return -EIO; /* a directory, too: EISDIR comes with the read */
+		return errno == EISDIR ? -EISDIR : -EIO;
 	if (len > CONFIG_FILE_MAX)
 		return -EFBIG;
 	text[len] = '\0';
@@ -205,6 +206,8 @@ static int refuse_unread(const char *path, int err, char why[CONFIG_WHY_MAX])
 			 "%.300s: no such file: create it (deploy/ has an example) or name another "
 			 "with --config",
 			 path);
+	else if (err == -EISDIR)
+		snprintf(why, CONFIG_WHY_MAX, "%.300s: this is a folder: name a file in it", path);
 	else if (err == -EFBIG)
 		snprintf(why, CONFIG_WHY_MAX, "%.300s: larger than %d bytes", path,
 			 CONFIG_FILE_MAX);
@@ -229,6 +232,7 @@ int config_load(const char *path, const cyaml_schema_value_t *schema, void **ret
 	_cleanup_free_ char *text = NULL;
 	struct report report = { 0 };
 	cyaml_config_t setup = cyaml_setup(&report);
+	struct config_number number;
 	cyaml_data_t *data = NULL;
 	size_t len = 0;
 	cyaml_err_t err;
@@ -246,6 +250,17 @@ int config_load(const char *path, const cyaml_schema_value_t *schema, void **ret
 			 data ? "the file holds more than one YAML document"
 			      : "the file says nothing");
 		return -EINVAL;
+	}
+	r = config_numbers_check(text, len, schema, &number);
+	if (r == -EINVAL)
+		snprintf(why, CONFIG_WHY_MAX,
+			 "%.200s:%u:%u: \"%s\" is not a value that %s can have", path, number.line,
+			 number.column, number.text, number.name);
+	else if (r < 0)
+		snprintf(why, CONFIG_WHY_MAX, "%.300s: out of memory", path);
+	if (r < 0) {
+		config_free(schema, data);
+		return r;
 	}
 	*ret_data = data;
 	return 0;

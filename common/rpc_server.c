@@ -122,6 +122,16 @@ static void unix_release(struct rpc_server *server)
 	}
 }
 
+/* The library takes the number modulo 65536. */
+static bool has_port(const char *listen)
+{
+	const char *colon = strrchr(listen, ':');
+	char *end;
+
+	return colon && colon[1] >= '0' && colon[1] <= '9' &&
+	       strtoul(colon + 1, &end, 10) <= UINT16_MAX && !*end;
+}
+
 static int server_listen(struct rpc_server *server, const char *listen, int *ret_port)
 {
 	grpc_server_credentials *credentials;
@@ -129,6 +139,8 @@ static int server_listen(struct rpc_server *server, const char *listen, int *ret
 	mode_t mask = 0;
 	int port, r;
 
+	if (!path && !has_port(listen))
+		return -EINVAL;
 	if (path) {
 		r = unix_prepare(server, path);
 		if (r < 0)

@@ -494,7 +494,10 @@ static int serve(struct controller_box *box, int *ret_ports, char why[CONTROLLER
 			 strerror(-r),
 			 r == -EADDRINUSE ? ", or this is not an address of this machine as "
 					    "HOST:PORT, [IPV6]:PORT or unix:/PATH"
-					  : "");
+			 : r == -EINVAL ? ": HOST:PORT, [IPV6]:PORT or unix:/PATH is needed, with "
+					  "a port of at most 65535"
+			 : r == -EEXIST ? ": what is there is no socket; name another path"
+					: "");
 	return r;
 }
 

@@ -446,6 +446,9 @@ int ctl_parse(int argc, char **argv, struct ctl_options *ret_options)
 	if (!o->command)
 		return usage("there is no command \"%s%s%s\"", plain[0], n_plain > 1 ? " " : "",
 			     n_plain > 1 ? plain[1] : "");
+	if (!(o->command->agent ? o->agent : o->controller)[0])
+		return usage("the target is empty: --%s needs HOST:PORT or unix:/PATH",
+			     o->command->agent ? "agent" : "controller");
 	while (used < n_plain)
 		rest[n_rest++] = plain[used++];
 	return apply(o, rest, n_rest);

@@ -108,6 +108,10 @@ static const struct {
 	  ":2:17: match is longer than 15 characters" },
 	{ "node: a\nports: [{match: a},{match: a},{match: a},{match: a}]\n",
 	  ":2:42: ports has more than 3 entries" },
+	{ "node: a\nport: 12s\n", ":2:7: \"12s\" is not a value that port can have" },
+	{ "node: a\nport: 1e3 # ten\n", ":2:7: \"1e3\" is not a value that port can have" },
+	{ "node: 12s\nports: [{match: a, segment: 5_000}]\n",
+	  ":2:29: \"5_000\" is not a value that segment can have" },
 	{ "", ":1:1: the file says nothing" },
 	{ "# only a comment\n", ":1:1: the file says nothing" },
 	{ "node: a\n---\nnode: b\n", ":1:1: the file holds more than one YAML document" },
@@ -145,7 +149,8 @@ Test(config, unreadable_file_says_what_to_do)
 	cr_expect_str_eq(why, "/nonexistent/agent.yaml: no such file: create it (deploy/ has an "
 			      "example) or name another with --config");
 	cr_expect_eq(data, &why, "touched on failure");
-	cr_expect_lt(config_load("/tmp", &file_schema, &data, why), 0);
+	cr_expect_eq(config_load("/tmp", &file_schema, &data, why), -EISDIR);
+	cr_expect_str_eq(why, "/tmp: this is a folder: name a file in it");
 	cr_expect_eq(config_load("/dev/zero", &file_schema, &data, why), -EFBIG);
 	cr_expect_str_eq(why, "/dev/zero: larger than 1048576 bytes");
 }

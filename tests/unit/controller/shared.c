@@ -512,6 +512,7 @@ Test(shared, S20_a_vtep_goes_with_its_node_and_by_a_move)
 	one.done = false;
 	UNTIL(one.done);
 	cr_assert_eq(one.result, 0);
+	UNTIL(!has_row(second, "n1"));
 	commit_row(second, "n5", n2, 9, &two);
 	UNTIL(two.done);
 	cr_assert_eq(two.result, 0);
