@@ -27,7 +27,8 @@ import sockets  # noqa: E402
 NEEDED = {"podman": "podman", "crun": "crun", "unshare": "util-linux", "socat": "socat",
           f"{boxes_of.CNI_PLUGINS}/bridge": "containernetworking-plugins"}
 IMAGE = "localhost/mcmesh"
-HOLD_MS = 4000
+# An agent is away for seconds where the machine is busy, and its members stay.
+HOLD_MS = 60000
 CONTROLLER_SECRET = "/run/secrets/mcmesh-controller-tls"
 
 
@@ -58,11 +59,13 @@ def archive(tmp_path_factory):
         if not shutil.which(program):
             pytest.skip(f"{program} is not there: install {package} (./dev setup)")
     if os.environ.get("MCMESH_IMAGE"):
-        return pathlib.Path(os.environ["MCMESH_IMAGE"])
+        yield pathlib.Path(os.environ["MCMESH_IMAGE"])
+        return
     file = tmp_path_factory.mktemp("image") / "mcmesh.oci.tar"
     done = subprocess.run([TOP / "dev", "image", file], text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    return file
+    yield file
+    file.unlink()  # pytest keeps its folders for a while
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +76,9 @@ def workload(tmp_path_factory):
     shutil.copy("/usr/bin/socat", root / "usr/bin/socat")
     file = tmp_path_factory.mktemp("packed") / "workload.tar"
     subprocess.run(["tar", "-C", root, "-cf", file, "."], check=True)
-    return file
+    shutil.rmtree(root)
+    yield file
+    file.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +114,7 @@ def machines(archive, workload, tmp_path_factory):
     finally:
         for box in made:
             box.close()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -274,7 +280,8 @@ class Mesh:
         missing = [n for n in numbers if not got[n]]
         twice = [n for n in numbers if got[n] > 1]
         assert not missing and not twice, \
-            f"{receiver.name}: of {len(numbers)} missing {missing[:10]}, twice {twice[:10]}"
+            f"{receiver.name}: of {len(numbers)} missing {len(missing)}: {missing[:10]}, " \
+            f"twice {twice[:10]}"
 
 
 @pytest.fixture(scope="session")

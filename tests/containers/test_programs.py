@@ -50,7 +50,10 @@ def test_same_tree_gives_the_same_image(archive, tmp_path):
         index = subprocess.run(["tar", "-xOf", file, "index.json"], check=True,
                                capture_output=True).stdout
         return json.loads(index)["manifests"][0]["digest"]
-    assert digest(again) == digest(archive)
+    try:
+        assert digest(again) == digest(archive)
+    finally:
+        again.unlink()
 
 
 def test_rights(mesh):

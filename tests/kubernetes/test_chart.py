@@ -298,17 +298,18 @@ def test_programs_accept_their_settings(name, tmp_path, tls_folder):
 class Running:
     """A controller in a network of its own."""
 
-    def __init__(self, line, log):
+    def __init__(self, line, ports, log):
+        self.ports = ports
         self.process = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", *line],
             stdout=log, stderr=log)
 
     def probe(self, what, timeout_s=None):
         """As a kubelet does it. True: success."""
-        asks = {"httpGet": HTTP, "grpc": GRPC}
+        asks = {"httpGet": HTTP, "grpc": GRPC, "tcpSocket": TCP}
         [kind] = set(what) & set(asks)
         target = what[kind]
-        port = {"metrics": 9797, "grpc": 7797}.get(target["port"], target["port"])
+        port = self.ports.get(target["port"], target["port"])
         done = subprocess.run(
             ["nsenter", f"--target={self.process.pid}", "--net", "--", sys.executable, "-c",
              asks[kind], f"127.0.0.1:{port}", target.get("path", ""),
@@ -325,6 +326,11 @@ HTTP = """
 import sys, urllib.request
 address, path, timeout = sys.argv[1:]
 urllib.request.urlopen(f"http://{address}{path}", timeout=float(timeout)).read()
+"""
+TCP = """
+import socket, sys
+address, _, timeout = sys.argv[1:]
+socket.create_connection(address.split(":"), timeout=float(timeout)).close()
 """
 GRPC = """
 import sys, grpc
@@ -344,11 +350,13 @@ def test_probes_of_a_controller(name, tmp_path, tls_folder):
     [container] = pod_of(owner)["spec"]["containers"]
     probes = [container["livenessProbe"], container["readinessProbe"]]
     assert ("grpc" in probes[1]) == (name == "plaintext")
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
     with open(tmp_path / "log", "w") as log:
-        controller = Running(command_of(container, these, tmp_path, tls_folder / "c1"), log)
+        controller = Running(command_of(container, these, tmp_path, tls_folder / "c1"), ports, log)
     try:
         programs.wait_until("it is ready", lambda: controller.probe(probes[1]), 20)
         assert controller.probe(probes[0])
+        assert all(controller.probe({"tcpSocket": {"port": name}}) for name in ports)
         controller.process.send_signal(signal.SIGSTOP)
         assert not controller.probe(probes[0], 1) and not controller.probe(probes[1], 1)
     finally:
