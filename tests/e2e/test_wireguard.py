@@ -19,24 +19,31 @@ from test_apps import IPERF, IPERF_PORT
 MARK = b"what nobody on the way may read"
 FULL = topo.TUNNEL_MTU - 20 - 8 - sockets.SEQUENCE.size - len(MARK)  # an IPv4 packet of 1500
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86dd
-UDP, ICMPV6 = 17, 58
+ICMP, UDP, ICMPV6 = 1, 17, 58
+ICMP_UNREACHABLE = 3
+BENEATH = ipaddress.ip_network("192.0.2.0/24")
 HANDSHAKE_S = 10
 FORGED = 1 << 40  # no sender's number
 
 
+def is_wireguard(packet):
+    """An IPv4 packet of WireGuard between the lab's machines."""
+    return packet[9] == UDP and packet[6:8] in (b"\x40\x00", b"\x00\x00") and \
+        struct.unpack_from("!HH", packet, 20) == (wireguard.PORT, wireguard.PORT) and \
+        all(ipaddress.ip_address(packet[i:i + 4]) in BENEATH for i in (12, 16))
+
+
 def strangers(frames):
-    """Frames that are not WireGuard's between the lab's machines, nor a neighbour's search."""
+    """Frames that are not WireGuard's, nor a neighbour's search, nor the refusal of a packet of
+    WireGuard's, whose device is down."""
     found = []
     for f in frames:
         kind = struct.unpack_from("!H", f, 12)[0]
         if kind == ARP or (kind == IPV6 and f[20] in (0, ICMPV6)):  # 0: an MLD report
             continue
-        network = ipaddress.ip_network("192.0.2.0/24")
-        if kind == IPV4 and f[23] == UDP and f[20:22] in (b"\x40\x00", b"\x00\x00") and \
-                struct.unpack_from("!HH", f, 34) == (wireguard.PORT, wireguard.PORT) and \
-                all(ipaddress.ip_address(f[i:i + 4]) in network for i in (26, 30)):
-            continue
-        found.append(f)
+        refused = kind == IPV4 and f[23] == ICMP and f[34] == ICMP_UNREACHABLE
+        if kind != IPV4 or not is_wireguard(f[42:] if refused else f[14:]):
+            found.append(f)
     return found
 
 
