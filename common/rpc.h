@@ -221,8 +221,8 @@ struct rpc_channel_options {
 	/* NULL: plaintext, as always for unix:. -ENOKEY: it has no pair (rpc_tls_why()). */
 	struct rpc_tls *tls;
 	/* How long the peer may be silent before it is probed; 0: the default, which
-	 * servers of others may find too often. */
-	uint32_t keepalive_ms;
+	 * servers of others may find too often. And then before it is left. */
+	uint32_t keepalive_ms, keepalive_wait_ms;
 	uint32_t message_max; /* what may arrive; 0: RPC_MESSAGE_MAX */
 };
 

@@ -13,7 +13,7 @@ struct rpc_channel {
 	char *target;
 	struct rpc_tls *tls; /* NULL: plaintext */
 	uint64_t version;    /* of the certificate */
-	uint32_t keepalive_ms, message_max;
+	uint32_t keepalive_ms, keepalive_wait_ms, message_max;
 };
 
 #define ARG_INT(name, number)                                                              \
@@ -39,7 +39,7 @@ static grpc_channel *channel_open(struct rpc_channel *channel)
 		/* Despite its name: how long one attempt to connect may take. */
 		ARG_INT(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RPC_CONNECT_TIMEOUT_MS),
 		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, (int)channel->keepalive_ms),
-		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_CLIENT_KEEPALIVE_MS),
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, (int)channel->keepalive_wait_ms),
 		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
 		ARG_INT(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)channel->message_max),
@@ -78,6 +78,8 @@ int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
 	channel->rpc = rpc;
 	channel->keepalive_ms =
 		options->keepalive_ms ? options->keepalive_ms : RPC_CLIENT_KEEPALIVE_MS;
+	channel->keepalive_wait_ms =
+		options->keepalive_wait_ms ? options->keepalive_wait_ms : RPC_CLIENT_KEEPALIVE_MS;
 	channel->message_max = options->message_max ? options->message_max : RPC_MESSAGE_MAX;
 	channel->target = strdup(options->target);
 	if (options->tls && strncmp(options->target, "unix:", 5) != 0)
