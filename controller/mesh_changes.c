@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What operators change: drains and static members. */
+#include <ctype.h>
 #include <errno.h>
 #include <string.h>
 
@@ -60,6 +61,19 @@ static void static_commit(struct wait *w, const struct log_change *change)
 	store_commit(w->c->store, &txn, static_committed, w);
 }
 
+/* As the kernel has names of interfaces. */
+static bool port_name_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < len; i++) {
+		if (name[i] == '/' || name[i] == ':' || isspace((unsigned char)name[i]) ||
+		    iscntrl((unsigned char)name[i]))
+			return false;
+	}
+	return len && len < LOG_PORT_MAX && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
 static int static_key(struct wait *w, const char *node, const char *port, const char *group,
 		      struct log_change *ret_change)
 {
@@ -89,6 +103,11 @@ static int static_filter(struct wait *w, const Mcmesh__V1__StaticMember *m, stru
 			return -EINVAL;
 		}
 	}
+	if (m->mode != MCMESH__V1__FILTER__MODE__INCLUDE &&
+	    m->mode != MCMESH__V1__FILTER__MODE__EXCLUDE) {
+		wait_fail(w, RPC_INVALID_ARGUMENT, "the mode is INCLUDE or EXCLUDE");
+		return -EINVAL;
+	}
 	if (m->mode == MCMESH__V1__FILTER__MODE__INCLUDE && !m->n_sources) {
 		wait_fail(w, RPC_INVALID_ARGUMENT,
 			  "INCLUDE with no source asks for nothing: use EXCLUDE for every source");
@@ -110,6 +129,11 @@ void mesh_add_static(struct rpc_call *call, const ProtobufCMessage *message)
 		return;
 	if (!q->member) {
 		wait_fail(w, RPC_INVALID_ARGUMENT, "the request has no member");
+		return;
+	}
+	if (!node_name_is_valid(q->member->node) || !port_name_is_valid(q->member->port)) {
+		wait_fail(w, RPC_INVALID_ARGUMENT,
+			  "a static member needs a node's name and that of one of its interfaces");
 		return;
 	}
 	if (static_key(w, q->member->node, q->member->port, q->member->group, &change) < 0 ||

@@ -17,6 +17,7 @@
  */
 #include "controller/node_service.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -26,6 +27,8 @@
 #include "controller/access.h"
 #include "controller/mesh_service.h"
 #include "controller/wire.h"
+
+#define LOOPBACK_NET 127
 
 int sessions_new(struct controller *c, struct sessions **ret_sessions)
 {
@@ -115,7 +118,7 @@ void session_end(struct session *s, int status, const char *text)
 /* ---- Hello --------------------------------------------------------------------- */
 
 /* RFC 1123 labels, joined by dots. */
-static bool is_node_name(const char *name)
+bool node_name_is_valid(const char *name)
 {
 	size_t len = strlen(name);
 
@@ -134,8 +137,13 @@ static bool is_node_name(const char *name)
 
 static bool is_vtep(const struct addr *a)
 {
-	return !addr_is_unspecified(a) && !addr_is_multicast(a) && !addr_is_null(a) &&
-	       !(addr_is_v4(a) && addr_to_be32(a) == UINT32_MAX);
+	static const struct addr loopback6 = { .b[15] = 1 };
+
+	if (addr_is_unspecified(a) || addr_is_multicast(a) || addr_is_null(a))
+		return false;
+	if (!addr_is_v4(a))
+		return !addr_equal(a, &loopback6);
+	return addr_to_be32(a) != UINT32_MAX && ntohl(addr_to_be32(a)) >> 24 != LOOPBACK_NET;
 }
 
 static int hello_fail(struct session *s, int status, const char *text)
@@ -210,7 +218,7 @@ static int hello_expect(struct session *s, const Mcmesh__V1__Hello *h)
 		return hello_fail(s, RPC_INVALID_ARGUMENT, "too many known nodes in the Hello");
 	/* A log that is complete waits for nobody. */
 	for (size_t i = 0; i < h->n_known_nodes && registry_awaits(r); i++) {
-		if (!is_node_name(h->known_nodes[i]))
+		if (!node_name_is_valid(h->known_nodes[i]))
 			return hello_fail(s, RPC_INVALID_ARGUMENT,
 					  "a known node's name is not a host name");
 		registry_expect(r, h->known_nodes[i]);
@@ -225,13 +233,14 @@ static int hello_parse(struct session *s, const Mcmesh__V1__Hello *h)
 		return hello_fail(s, RPC_FAILED_PRECONDITION,
 				  "this controller speaks protocol version 1 only: use an agent "
 				  "that does");
-	if (!is_node_name(h->node))
+	if (!node_name_is_valid(h->node))
 		return hello_fail(s, RPC_INVALID_ARGUMENT,
 				  "the node's name must be a host name (RFC 1123) of at most 63 "
 				  "characters");
 	if (addr_from_wire(h->vtep.data, h->vtep.len, &s->vtep) < 0 || !is_vtep(&s->vtep))
 		return hello_fail(s, RPC_INVALID_ARGUMENT,
-				  "the VTEP must be a unicast IPv4 or IPv6 address");
+				  "the VTEP must be a unicast IPv4 or IPv6 address at which "
+				  "other nodes reach this one");
 	if (h->instance.len != STORE_INSTANCE_LEN)
 		return hello_fail(s, RPC_INVALID_ARGUMENT, "the instance id must have 16 bytes");
 	if (h->epoch.len != 0 && h->epoch.len != EPOCH_LEN)

@@ -163,6 +163,8 @@ void session_was_sent(struct session *s);
 /* A store call that named the session is done. */
 void session_release(struct session *s);
 void session_store_failed(struct session *s);
+/* A host name (RFC 1123) of at most 63 characters. */
+bool node_name_is_valid(const char *name);
 struct session *sessions_first(struct sessions *sessions);
 
 /* An acknowledgement or a heartbeat, said aside. */

@@ -142,6 +142,8 @@ static void on_config(const Mcmesh__V1__ConfigChange *change)
 		 p->group.data[0], p->group.data[1], p->group.data[2], p->group.data[3], p->mode);
 }
 
+static Mcmesh__V1__Filter__Mode static_mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
+
 static int static_add(const char *port, const char *group)
 {
 	Mcmesh__V1__AddStaticMemberRequest q = MCMESH__V1__ADD_STATIC_MEMBER_REQUEST__INIT;
@@ -150,7 +152,7 @@ static int static_add(const char *port, const char *group)
 	m.node = (char *)"n1";
 	m.port = (char *)port;
 	m.group = (char *)group;
-	m.mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
+	m.mode = static_mode;
 	q.member = &m;
 	return ask("AddStaticMember", &q.base, D(add_static_member_response), NULL);
 }
@@ -191,6 +193,12 @@ Test(operators, S05_static_members_go_down_as_configuration)
 	cr_assert_str_eq(token, "");
 	cr_assert_eq(static_add("p1", "10.0.0.1"), RPC_INVALID_ARGUMENT);
 	cr_assert_eq(static_add("", "239.9.9.9"), RPC_INVALID_ARGUMENT);
+	cr_assert_eq(static_add("a/b", "239.9.9.9"), RPC_INVALID_ARGUMENT);
+	cr_assert_eq(static_add("a b", "239.9.9.9"), RPC_INVALID_ARGUMENT);
+	cr_assert_eq(static_add("..", "239.9.9.9"), RPC_INVALID_ARGUMENT);
+	static_mode = (Mcmesh__V1__Filter__Mode)9;
+	cr_assert_eq(static_add("p3", "239.9.9.9"), RPC_INVALID_ARGUMENT);
+	static_mode = MCMESH__V1__FILTER__MODE__EXCLUDE;
 	q.node = (char *)"n1";
 	q.port = (char *)"p1";
 	q.group = (char *)"239.9.9.9";

@@ -2,6 +2,8 @@
 /* Sessions, the feed and Watch, served and called in one process over loopback. */
 #include "harness.h"
 
+#include "common/cleanup.h"
+
 TestSuite(services, .init = setup, .fini = teardown, .timeout = 60);
 
 Test(services, S06_join_arrives_as_delta_on_its_predecessor)
@@ -291,4 +293,38 @@ Test(services, S13_a_stream_without_a_hello_ends)
 		s->sent_ms -= 1000;
 	UNTIL(status == RPC_DEADLINE_EXCEEDED);
 	cr_assert_not(a.closed, "who said Hello stays");
+}
+
+Test(services, S20_a_vtep_that_no_other_node_reaches_is_refused)
+{
+	static struct agent a;
+	Mcmesh__V1__Hello h = MCMESH__V1__HELLO__INIT;
+	uint8_t instance[16] = { 1 };
+	uint8_t vteps[][16] = {
+		{ 127, 0, 0, 1 }, { 127, 9, 9, 9 }, { [15] = 1 }, { 224, 0, 0, 1 }
+	};
+	const size_t lens[] = { 4, 4, 16, 4 };
+	static const struct rpc_call_ops ops = { .on_close = on_end };
+	struct rpc_call *call;
+
+	agent_open(&a, &(struct hello){ .node = "n1", .vtep = 1, .instance = 1 });
+	UNTIL(a.session);
+	h.protocol_min = h.protocol_max = 1;
+	h.node = (char *)"n2";
+	h.instance = (ProtobufCBinaryData){ sizeof(instance), instance };
+	for (size_t i = 0; i < ARRAY_SIZE(vteps); i++) {
+		Mcmesh__V1__AgentMessage m = MCMESH__V1__AGENT_MESSAGE__INIT;
+		int status = -1;
+
+		h.vtep = (ProtobufCBinaryData){ lens[i], vteps[i] };
+		m.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO;
+		m.hello = &h;
+		cr_assert_eq(rpc_channel_call(channel, "/mcmesh.v1.NodeService/Sync",
+					      &mcmesh__v1__controller_message__descriptor, &ops, 0,
+					      &status, &call),
+			     0);
+		cr_assert_eq(rpc_call_send(call, &m.base), 0);
+		UNTIL(status != -1);
+		cr_assert_eq(status, RPC_INVALID_ARGUMENT, "%zu", i);
+	}
 }
