@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,13 @@ ROOT = kernels.ROOT
 LAB = str(HERE.parent / "lab/lab.py")
 TESTS = ROOT / "tests/e2e/machines"
 TABLE = ROOT / "docs/kernels.md"
+RESULTS = kernels.CACHE / "results"
+HERE_NAME = "here"
 TEST_DEADLINE_S = 2400
 TAP = "n3p2"
 SMOKE = " or ".join((  # what needs no third node
     "test_kernel_and_engine", "test_qdiscs", "test_copies_leave", "test_delivery", "test_same_node",
-    "test_igmpv2_host", "test_G02", "test_agent_killed"))
+    "test_igmpv2_host", "test_G02", "test_agent_killed", "test_fans"))
 MARK_BEGIN, MARK_END = "<!-- table: ./dev vmlab matrix -->", "<!-- end of table -->"
 
 USAGE = """\
@@ -33,7 +36,8 @@ usage: ./dev vmlab COMMAND …
   up [--nodes 3] [--kernel debian] [LAB OPTION…]   boots the nodes and raises the mesh
   test [--nodes 3] [--kernel debian] [--smoke] [PYTEST ARGUMENT…]
                                                    tests/e2e/machines; ends with the sum
-  matrix [KERNEL…]    test with every kernel, and the table in docs/kernels.md
+  matrix [--smoke] [KERNEL…]   test with every kernel, and this machine's own (here), and
+                               the table in docs/kernels.md
   kernels             the kernels that there are
   down, status, exec nN CMD…, ctl, start, stop, kill, restart, cut, heal   as ./dev lab
 KERNEL: debian (the same as cloud), generic, rt, or any linux-image-KERNEL that apt has,
@@ -93,7 +97,7 @@ def run_tests_in(scratch, kernel, nodes, arguments, machines):
         code = 1
     finally:
         lab("down")
-    result = {"kernel": kernel, "seconds": round(time.monotonic() - began)}
+    result = {"kernel": kernel, "machines": machines, "seconds": round(time.monotonic() - began)}
     if facts.exists():
         result.update(json.loads(facts.read_text()))
     try:
@@ -134,13 +138,17 @@ YES = {True: "yes", False: "no"}
 
 def row(r):
     bpf = [r.get(f"bpf_{name}", "-") for name in ("packets", "datapath", "engines")]
-    cells = [r.get("kernel", "?"), r.get("attach", "-"),
+    name = r["kernel"] if r.get("machines", True) else r["kernel"].split("-")[0] + ", namespaces"
+    cells = [name, r.get("attach", "-"),
              *(YES.get(r.get(k), "-") for k in ("direct", "stripped", "peer", "fans")),
              " + ".join(bpf), f"{r['passed']} of {r['passed'] + r['failed']}", f"{r['seconds']} s"]
     return "| " + " | ".join(cells) + " |"
 
 
-def write_table(results):
+def write_table():
+    """Of the newest result of each kernel."""
+    results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
+    results.sort(key=lambda r: [int(n) for n in re.findall(r"\d+", r["kernel"])[:3]])
     head = ["| kernel | programs attached by | direct copies | stripped early | into the veth | "
             "fans | bpf tests | suite | time |", "|" + "---|" * 9]
     table = "\n".join([MARK_BEGIN, *head, *map(row, results), MARK_END])
@@ -150,19 +158,29 @@ def write_table(results):
     print(table)
 
 
+def remember(name, result):
+    """A run that was broken off before the machines were up says nothing of the kernel."""
+    if "attach" in result:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
 def cmd_matrix(args):
+    smoke = "--smoke" in args
+    wanted = [a for a in args if a != "--smoke"]
     results = []
-    for kernel in args or kernels.offered():
-        print(f"==== {kernel}", flush=True)
+    for name in wanted or [*kernels.offered(), HERE_NAME]:
+        print(f"==== {name}", flush=True)
         try:
-            kernels.fetch(kernel)
-            results.append(run_tests(kernel, 3, []))
+            if name != HERE_NAME:
+                kernels.fetch(name)
         except kernels.NoKernel as error:
             print(f"skipped: {error}")
             continue
-    if not args:
-        results.append(run_tests("this machine's", 3, [], machines=False))
-    write_table(results)
+        results.append(run_tests(name, 2 if smoke else 3, ["-k", SMOKE] if smoke else [],
+                                 name != HERE_NAME))
+        remember(name, results[-1])
+        write_table()
     return summary(results)
 
 

@@ -18,6 +18,7 @@
 
 #include "bpf/shared.h"
 #include "common/cleanup.h"
+#include "node/datapath/internal.h"
 
 #define WAIT_MS	  2000
 #define SETTLE_MS 50
@@ -60,6 +61,13 @@ bool harness_enter(unsigned int n_ports)
 	harness_run("ip -batch %s", path);
 	unlink(path);
 	return true;
+}
+
+bool harness_needs_tcx(void)
+{
+	if (!datapath_probe_tcx())
+		cr_skip_test("this kernel has no TCX");
+	return datapath_probe_tcx();
 }
 
 struct datapath *harness_open(const struct datapath_options *options)

@@ -16,6 +16,8 @@
 
 /* False, and says so, without the privileges; then the test is skipped. */
 bool harness_enter(unsigned int n_ports);
+/* The same without TCX, for what is about its links. */
+bool harness_needs_tcx(void);
 
 struct datapath *harness_open(const struct datapath_options *options);
 uint32_t harness_ifindex(const char *format, unsigned int n);

@@ -31,6 +31,8 @@ MACHINES = "--machines" in os.environ.get("MCMESH_E2E_LAB", "")
 PATIENCE = 6 if MACHINES else 1
 # The machines' own tests, which ./dev vmlab matrix also runs without any.
 collect_ignore = [] if MACHINES or os.environ.get("MCMESH_E2E_HERE") else ["machines"]
+if not os.environ.get("MCMESH_VMLAB_BPF"):
+    collect_ignore.append("machines/test_bpf.py")
 
 # Timers of a protocol that takes minutes, short enough to be waited for. The
 # query interval is well above the response interval, as RFC 9776 8.3 wants.
