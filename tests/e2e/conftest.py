@@ -36,7 +36,7 @@ if not os.environ.get("MCMESH_VMLAB_BPF"):
 
 # Timers of a protocol that takes minutes, short enough to be waited for. The
 # query interval is well above the response interval, as RFC 9776 8.3 wants.
-QUERY_MS, RESPONSE_MS, LAST_MS, HOLD_MS = (6000, 2000, 800, 60000) if MACHINES else \
+QUERY_MS, RESPONSE_MS, LAST_MS, HOLD_MS = (6000, 2000, 800, 180000) if MACHINES else \
     (1500, 300, 150, 4000)
 SETTINGS = (f"gmp.query_interval_ms={QUERY_MS}", f"gmp.query_response_interval_ms={RESPONSE_MS}",
             f"gmp.last_member_query_interval_ms={LAST_MS}")
