@@ -113,6 +113,17 @@ static __always_inline bool packet_fits(const struct __sk_buff *skb, __u32 mtu)
 	return mtu && ip_length(skb) <= mtu;
 }
 
+/* DSCP and ECN of the inner packet: ECN goes out (RFC 6040 section 4.1), DSCP if
+ * workloads are to choose how the underlay treats them. */
+static __always_inline __u8 outer_tos(struct __sk_buff *skb, const struct dp_config *conf)
+{
+	__u8 b[2] = {}, tos;
+
+	bpf_skb_load_bytes(skb, ETH_HLEN, b, sizeof(b));
+	tos = skb->protocol == bpf_htons(ETH_P_IP) ? b[1] : b[0] << 4 | b[1] >> 4;
+	return conf->dscp == DP_DSCP_INHERIT ? tos : conf->dscp << 2 | (tos & ECN_MASK);
+}
+
 /* ---- through the overlay device --------------------------------------------- */
 
 /* 0, or what a helper said. */
@@ -120,7 +131,11 @@ static __always_inline long send_by_device(struct __sk_buff *skb, __u32 segment,
 					   const struct dp_remote *remote,
 					   const struct dp_config *conf)
 {
-	struct bpf_tunnel_key key = { .tunnel_id = segment, .tunnel_ttl = TUNNEL_TTL };
+	struct bpf_tunnel_key key = {
+		.tunnel_id = segment,
+		.tunnel_tos = outer_tos(skb, conf) & ~ECN_MASK, /* that the kernel adds */
+		.tunnel_ttl = TUNNEL_TTL,
+	};
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
 	long rc;
 
@@ -265,16 +280,6 @@ static __always_inline __u16 sum_fold(__u32 sum)
 	return ~((sum & 0xffff) + (sum >> 16));
 }
 
-/* Of the inner packet: its ECN goes out (RFC 6040 section 4.1), its DSCP does
- * not: workloads do not choose how the underlay treats them. */
-static __always_inline __u8 inner_ecn(struct __sk_buff *skb, const struct ethhdr *eth)
-{
-	__u8 b[2] = {};
-
-	bpf_skb_load_bytes(skb, ETH_HLEN, b, sizeof(b));
-	return (eth->h_proto == bpf_htons(ETH_P_IP) ? b[1] : b[1] >> 4) & ECN_MASK;
-}
-
 static __always_inline void write_tunnel(struct udphdr *udp, struct vxlan_header *vxlan,
 					 const struct dp_config *conf, __u32 vni, __u32 hash,
 					 __u32 len)
@@ -297,7 +302,7 @@ static __always_inline long encapsulate_ipv4(struct __sk_buff *skb, struct encap
 	bpf_skb_load_bytes(skb, 0, &o->inner, sizeof(o->inner));
 	o->eth.h_proto = bpf_htons(ETH_P_IP);
 	*(__u8 *)&o->ip = 0x45;
-	o->ip.tos = inner_ecn(skb, &o->inner);
+	o->ip.tos = outer_tos(skb, conf);
 	o->ip.tot_len = bpf_htons(len + ADDED_IPV4 - ETH_HLEN);
 	o->ip.id = 0; /* RFC 6864: an atomic datagram */
 	o->ip.frag_off = bpf_htons(IP_DONT_FRAGMENT);
@@ -324,7 +329,7 @@ static __always_inline long encapsulate_ipv6(struct __sk_buff *skb, struct encap
 
 	bpf_skb_load_bytes(skb, 0, &o->inner, sizeof(o->inner));
 	o->eth.h_proto = bpf_htons(ETH_P_IPV6);
-	*(__be32 *)&o->ip = bpf_htonl(0x60000000 | inner_ecn(skb, &o->inner) << 20 |
+	*(__be32 *)&o->ip = bpf_htonl(0x60000000 | outer_tos(skb, conf) << 20 |
 				      (hash & IPV6_FLOW_LABEL)); /* RFC 6438 */
 	o->ip.payload_len = bpf_htons(len + ADDED_IPV6 - ETH_HLEN - sizeof(o->ip));
 	o->ip.nexthdr = IPPROTO_UDP;

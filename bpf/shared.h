@@ -24,6 +24,7 @@
 #define DP_DIRECT_MAX	 2048 /* remotes of a packet that share one encapsulation */
 #define DP_PATH_OVERSIZE 0    /* number of the path of what is too long for the others */
 #define DP_PATH_LONG	 (1U << 31) /* with a path's number: by that one */
+#define DP_DSCP_INHERIT	 64	    /* as the workload has it */
 #define DP_COUNTERS	 128	    /* room for both lists below */
 #define DP_COUNTER_DROPS 64	    /* drop reason r counts at DP_COUNTER_DROPS + r */
 
@@ -134,7 +135,9 @@ struct dp_remote {
 
 struct dp_config {
 	__u32 overlay_ifindex;
-	__u32 udp_port;
+	__u16 udp_port;
+	__u8 dscp; /* of the outer header: 0 to 63, or DP_DSCP_INHERIT */
+	__u8 pad;
 	__u64 punt_interval_ns; /* between frames of one port, in the long run */
 	__u64 punt_burst_ns;	/* burst * interval */
 	__u8 vtep[16];		/* source of remote copies; null: as the kernel chooses */

@@ -34,6 +34,7 @@
 #define DEFAULT_BPF_ROOT  "/sys/fs/bpf/mcmesh"
 #define DEFAULT_DEVICE	  "mcmesh0"
 #define DEFAULT_PORT	  4797
+#define DSCP_MAX	  63
 #define DEFAULT_SEGMENT	  1
 
 /* Numbers and switches that have the same name in the file and in gmp_config. */
@@ -75,7 +76,7 @@ struct raw_port {
 };
 
 struct raw_overlay {
-	char *device;
+	char *device, *dscp;
 	uint32_t *port;
 	int *path;
 };
@@ -162,6 +163,7 @@ static const cyaml_schema_field_t port_fields[] = {
 static const cyaml_schema_field_t overlay_fields[] = {
 	TEXT("device", raw_overlay, device),
 	NUMBER("port", raw_overlay, port),
+	TEXT("dscp", raw_overlay, dscp),
 	CYAML_FIELD_ENUM_PTR("path", OPTIONAL | CYAML_FLAG_STRICT, struct raw_overlay, path,
 			     overlay_path_words, ARRAY_SIZE(overlay_path_words)),
 	CYAML_FIELD_END,
@@ -432,6 +434,23 @@ static bool is_device_name(const char *name)
 	return true;
 }
 
+/* "inherit", or 0 to 63. */
+static int parse_dscp(const char *text, uint8_t *ret_dscp)
+{
+	unsigned long value;
+	char *end;
+
+	if (strcmp(text, "inherit") == 0) {
+		*ret_dscp = DATAPATH_DSCP_INHERIT;
+		return 0;
+	}
+	value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || value > DSCP_MAX)
+		return -EINVAL;
+	*ret_dscp = (uint8_t)value;
+	return 0;
+}
+
 static int apply_overlay(const struct raw *raw, struct node_config *c, char *why)
 {
 	const struct raw_overlay *o = raw->overlay;
@@ -445,6 +464,9 @@ static int apply_overlay(const struct raw *raw, struct node_config *c, char *why
 	if (port < 1 || port > UINT16_MAX)
 		return refuse(why, "overlay.port: %u is not a UDP port", port);
 	c->overlay_port = (uint16_t)port;
+	if (o && o->dscp && parse_dscp(o->dscp, &c->datapath.dscp) < 0)
+		return refuse(why, "overlay.dscp: \"%s\" is neither 0 to %d nor inherit", o->dscp,
+			      DSCP_MAX);
 	if (o && o->path)
 		c->overlay_path = (enum node_overlay_path) * o->path;
 	return 0;

@@ -15,7 +15,7 @@
  *   state_dir: /var/lib/mcmesh      # the instance id and start count
  *   bpf_root: /sys/fs/bpf/mcmesh
  *   attach: auto                    # auto | tcx | clsact
- *   overlay: { device: mcmesh0, port: 4797, path: auto }   # auto | device
+ *   overlay: { device: mcmesh0, port: 4797, path: auto, dscp: 0 }   # auto | device; or inherit
  *   fans: { enabled: true, min_ports: 3 }
  *   delivery: auto                  # auto | peer | egress
  *   ports:                          # first match wins

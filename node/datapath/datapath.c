@@ -126,6 +126,7 @@ static int write_config(struct datapath *dp, const struct datapath_options *opti
 		return rc;
 	config.punt_interval_ns = NS_PER_S / rate ? NS_PER_S / rate : 1;
 	config.punt_burst_ns = burst * config.punt_interval_ns;
+	config.dscp = options->dscp;
 	config.udp_port = options->udp_port ? options->udp_port : DATAPATH_UDP_PORT;
 	memcpy(config.vtep, options->vtep.b, sizeof(config.vtep));
 	dp->config = config;

@@ -31,6 +31,8 @@ enum datapath_attach {
 	DATAPATH_ATTACH_CLSACT,
 };
 
+#define DATAPATH_DSCP_INHERIT 64 /* the workload's */
+
 #define DATAPATH_FAN_NAME "mcmfan" /* and a number: devices that we make */
 
 #define DATAPATH_MAX_PORTS     4096 /* the defaults */
@@ -42,6 +44,7 @@ struct datapath_options {
 	enum datapath_attach attach;
 	struct addr vtep;	  /* source of remote copies; null: as the kernel chooses */
 	uint16_t udp_port;	  /* of the overlay: 4,797 */
+	uint8_t dscp;		  /* of remote copies: 0 to 63, or DATAPATH_DSCP_INHERIT */
 	uint32_t max_ports;	  /* 4,096 */
 	uint32_t max_remotes;	  /* 4,096 */
 	uint32_t max_routes;	  /* 65,536 */

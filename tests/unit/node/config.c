@@ -53,6 +53,7 @@ Test(node_config, defaults)
 	cr_expect_str_eq(c->datapath.root, "/sys/fs/bpf/mcmesh");
 	cr_expect_str_eq(c->overlay_device, "mcmesh0");
 	cr_expect_eq(c->overlay_port, 4797);
+	cr_expect_eq(c->datapath.dscp, 0);
 	cr_expect_eq(c->n_ports, 0);
 	cr_expect_eq(c->log_level, LOG_LEVEL_INFO);
 	cr_expect_eq(c->datapath.attach, DATAPATH_ATTACH_AUTO);
@@ -148,6 +149,9 @@ static const struct {
 	{ "vtep: 203.0.113.1\nfans: {min_ports: 1}\n", "fans.min_ports: 1" },
 	{ "vtep: 203.0.113.1\nfans: {min_ports: 33}\n", "fans.min_ports: 33" },
 	{ "vtep: 203.0.113.1\noverlay: {port: 65536}\n", "overlay.port: 65536" },
+	{ "vtep: 203.0.113.1\noverlay: {dscp: 64}\n", "overlay.dscp: \"64\"" },
+	{ "vtep: 203.0.113.1\noverlay: {dscp: ef}\n", "overlay.dscp: \"ef\"" },
+	{ "vtep: 203.0.113.1\noverlay: {dscp: -1}\n", "overlay.dscp: \"-1\"" },
 	{ "vtep: 203.0.113.1\noverlay: {device: 0123456789abcdef}\n", "overlay.device:" },
 	{ "vtep: 203.0.113.1\noverlay: {device: a/b}\n", "overlay.device:" },
 	{ "vtep: 203.0.113.1\nsocket: run/x\n", "socket: \"run/x\" is not an absolute path" },
