@@ -378,6 +378,11 @@ def wait_ready(state, deadline_s):
 # ---- bpffs and everything at once -------------------------------------------
 
 
+def pins(node):
+    """Of that node's agent, whatever the number of the layout."""
+    return next((PINS / node).glob("v*"))
+
+
 def _mount(source, target, kind):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source.encode(), str(target).encode(), kind.encode(), 0, None):

@@ -19,7 +19,7 @@ def ifindex(node, device):
 
 
 def pins(node):
-    return programs.PINS / node / "v2"
+    return programs.pins(node)
 
 
 def test_pinned_link_lost(lab, group):

@@ -461,7 +461,7 @@ def test_ipsec_policies_are_the_kernels(net, group):
         assert far.drain().received == far_before
         assert xfrm_lost(net) > before
         # What comes in plain is not taken at the link, where no policy would be asked.
-        assert not list((programs.PINS / "n2/v2/links").glob("underlay-*"))
+        assert not list((programs.pins("n2") / "links").glob("underlay-*"))
     net.wait_direct()
     far.reset()
     net.lab.exact(far, net.lab.stream(sender, [far]))
@@ -585,7 +585,7 @@ def test_program_taken_off_a_port(net, group):
     member = net.member("n2p1", group)
     with sockets.namespace("n2"):
         index = socket.if_nametoindex("n2p1")
-    pin = programs.PINS / "n2/v2/links" / str(index)
+    pin = programs.pins("n2") / "links" / str(index)
     before = net.counter("n2", "programs_lost")
     pin.unlink()
     net.lab.wait("it is counted", lambda: net.counter("n2", "programs_lost") > before, 8)
