@@ -29,7 +29,7 @@
 
 #include "common/rpc_internal.h"
 
-#define FLOOD_STALL_MS 200
+#define FLOOD_STALL_MS 100
 #define FLOOD_LOOK_MS  50	   /* of processor time between the two looks */
 #define FLOOD_BYTES    (16 * 1024) /* who sent less meanwhile is not the cause */
 #define FLOOD_BAN_MS   (10 * 1000)
