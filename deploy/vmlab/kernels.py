@@ -93,7 +93,7 @@ def fetch(name):
     where, half = CACHE / "kernels" / package, CACHE / "kernels" / f"{package}.part"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    done = subprocess.run(["apt-get", "-q", "download", package], cwd=half, text=True,
+    done = subprocess.run(["apt-get", "-q", "-o", "Acquire::Retries=3", "download", package], cwd=half, text=True,
                           capture_output=True, timeout=DOWNLOAD_S)
     packages = list(half.glob("*.deb"))
     if done.returncode or not packages:

@@ -28,15 +28,16 @@ import wireguard  # noqa: E402
 
 # ./dev vmlab test: nodes are machines, which emulation makes slow.
 MACHINES = "--machines" in os.environ.get("MCMESH_E2E_LAB", "")
-PATIENCE = 6 if MACHINES else 1
-# The machines' own tests, which ./dev vmlab matrix also runs without any.
-collect_ignore = [] if MACHINES or os.environ.get("MCMESH_E2E_HERE") else ["machines"]
+# Their own tests, which ./dev vmlab matrix also runs without any.
+COMPARED = MACHINES or "MCMESH_E2E_HERE" in os.environ
+PATIENCE = 6 if COMPARED else 1
+collect_ignore = [] if COMPARED else ["machines"]
 if not os.environ.get("MCMESH_VMLAB_BPF"):
     collect_ignore.append("machines/test_bpf.py")
 
 # Timers of a protocol that takes minutes, short enough to be waited for. The
 # query interval is well above the response interval, as RFC 9776 8.3 wants.
-QUERY_MS, RESPONSE_MS, LAST_MS, HOLD_MS = (6000, 2000, 800, 180000) if MACHINES else \
+QUERY_MS, RESPONSE_MS, LAST_MS, HOLD_MS = (6000, 2000, 800, 180000) if COMPARED else \
     (1500, 300, 150, 4000)
 SETTINGS = (f"gmp.query_interval_ms={QUERY_MS}", f"gmp.query_response_interval_ms={RESPONSE_MS}",
             f"gmp.last_member_query_interval_ms={LAST_MS}")
