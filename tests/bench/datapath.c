@@ -2,7 +2,8 @@
 /*
  * DOC: the datapath against its peers
  *
- *   mcmesh-bench-datapath [--quick] [--json FILE] [--case CASE] [--fanout N]
+ *   mcmesh-bench-datapath [--quick | --scale] [--json FILE] [--case CASE] [--fanout N]
+ *                         [--peer PEER | none] [--rounds N]
  *
  * One process, one CPU, namespaces of its own. The product is its own library
  * (node/datapath) with real lists; beside it stand the Linux bridge (snooping,
@@ -24,7 +25,6 @@
 #include <bpf/libbpf.h>
 #include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -39,9 +39,9 @@
 
 #define ROUNDS	      9
 #define ROUNDS_QUICK  7
-#define ROUNDS_MAX    201
 #define COPIES	      24000 /* a measurement, about */
-#define PACKETS_MAX   12000
+#define COPIES_QUICK  12000
+#define PACKETS_SHARE 3	  /* of the copies, at most: few receivers take long */
 #define SETTLE_MS     100 /* so long nothing: what is missing is lost */
 #define WARM_UP	      1024
 #define PROVE_TRIES   400
@@ -81,15 +81,6 @@ static const struct contender contenders[] = {
 
 #define N ARRAY_SIZE(contenders)
 
-struct bench {
-	struct datapath_bpf *bpf;
-	clockid_t ksoftirqd;
-	int n_cpus;
-	unsigned int rounds;
-	const char *only_peer; /* beside the product; NULL: all */
-	json_t *rows;
-};
-
 /* A row: one case, fan-out and payload. */
 struct row {
 	enum bench_case c;
@@ -111,7 +102,7 @@ static double clock_ns(clockid_t id)
 	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-static double cpu_ns(const struct bench *b)
+double bench_cpu_ns(const struct bench *b)
 {
 	return clock_ns(CLOCK_THREAD_CPUTIME_ID) + clock_ns(b->ksoftirqd);
 }
@@ -146,7 +137,7 @@ static clockid_t find_ksoftirqd(int cpu)
 	    cpu);
 }
 
-static uint64_t copies_counted(const struct bench *b)
+uint64_t bench_copies(const struct bench *b)
 {
 	uint64_t per_cpu[1024], sum = 0;
 	uint32_t zero = 0;
@@ -160,13 +151,13 @@ static uint64_t copies_counted(const struct bench *b)
 }
 
 /* Until nothing more arrives. */
-static uint64_t copies_settled(const struct bench *b, uint64_t want)
+uint64_t bench_copies_settled(const struct bench *b, uint64_t want)
 {
-	uint64_t last = copies_counted(b), n;
+	uint64_t last = bench_copies(b), n;
 
 	for (int quiet = 0; last < want && quiet < SETTLE_MS; last = n) {
 		(void)poll(NULL, 0, 1);
-		n = copies_counted(b);
+		n = bench_copies(b);
 		quiet = n == last ? quiet + 1 : 0;
 	}
 	return last;
@@ -212,7 +203,7 @@ static void row_open(struct bench *b, struct row *r)
 			r->generators[i] =
 				generator_open(&flow, bpf_program__fd(b->bpf->progs.pass_all));
 	}
-	r->packets = COPIES / r->fanout < PACKETS_MAX ? COPIES / r->fanout : PACKETS_MAX;
+	r->packets = b->copies / (r->fanout < PACKETS_SHARE ? PACKETS_SHARE : r->fanout);
 	r->packets -= r->packets % BATCH;
 }
 
@@ -230,12 +221,12 @@ static void row_prove(struct bench *b, struct row *r, size_t i)
 	uint64_t got = 0;
 
 	for (int try = 0; try < PROVE_TRIES; try++) {
-		uint64_t before = copies_settled(b, 0);
+		uint64_t before = bench_copies_settled(b, 0);
 
 		generator_send(r->generators[i], 1);
-		copies_settled(b, before + want);
+		bench_copies_settled(b, before + want);
 		(void)poll(NULL, 0, 1); /* for those too many */
-		got = copies_counted(b) - before;
+		got = bench_copies(b) - before;
 		if (got == want)
 			return;
 		(void)poll(NULL, 0, PROVE_WAIT_MS);
@@ -249,13 +240,13 @@ static void row_measure(struct bench *b, struct row *r, size_t i)
 	uint64_t want = (uint64_t)r->packets * copies_of(r, i), before, got;
 	double cpu;
 
-	before = copies_counted(b);
+	before = bench_copies(b);
 	generator_send(r->generators[i], BATCH); /* warm */
-	before = copies_settled(b, before + (uint64_t)BATCH * copies_of(r, i));
-	cpu = cpu_ns(b);
+	before = bench_copies_settled(b, before + (uint64_t)BATCH * copies_of(r, i));
+	cpu = bench_cpu_ns(b);
 	generator_send(r->generators[i], r->packets);
-	cpu = cpu_ns(b) - cpu;
-	got = copies_settled(b, before + want) - before;
+	cpu = bench_cpu_ns(b) - cpu;
+	got = bench_copies_settled(b, before + want) - before;
 	if (got > want)
 		die("%s, case %s, fan-out %u: %llu copies of %llu: duplicates", contenders[i].peer,
 		    case_names[r->c], r->fanout, (unsigned long long)got, (unsigned long long)want);
@@ -293,7 +284,7 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static double median(double *values, unsigned int n)
+double bench_median(double *values, unsigned int n)
 {
 	qsort(values, n, sizeof(*values), compare);
 	return values[n / 2];
@@ -301,10 +292,10 @@ static double median(double *values, unsigned int n)
 
 static void row_report(struct bench *b, struct row *r)
 {
-	double fraction = median(r->fractions[0], b->rounds);
+	double fraction = bench_median(r->fractions[0], b->rounds);
 
 	printf("%-8s %4u %6zu  %5.0f ns  %.3f ", case_names[r->c], r->fanout, r->payload,
-	       median(r->ns_a_copy[0], b->rounds), fraction);
+	       bench_median(r->ns_a_copy[0], b->rounds), fraction);
 	for (size_t i = 1; i < N - 1; i++) {
 		double ratio;
 
@@ -312,8 +303,8 @@ static void row_report(struct bench *b, struct row *r)
 			printf(" %17s", "-");
 			continue;
 		}
-		ratio = median(r->ratios[i], b->rounds);
-		printf("  %6.2f (%5.0f ns)", ratio, median(r->ns_a_copy[i], b->rounds));
+		ratio = bench_median(r->ratios[i], b->rounds);
+		printf("  %6.2f (%5.0f ns)", ratio, bench_median(r->ns_a_copy[i], b->rounds));
 		json_array_append_new(b->rows, json_pack("{s:s,s:i,s:i,s:s,s:f,s:f}", "case",
 							 case_names[r->c], "fanout", (int)r->fanout,
 							 "payload", (int)r->payload, "peer",
@@ -352,7 +343,7 @@ static void row_run(struct bench *b, enum bench_case c, unsigned int fanout, siz
 /* ---- all -------------------------------------------------------------------- */
 
 struct arguments {
-	bool quick;
+	bool quick, only_scale;
 	const char *json, *only_case, *only_peer, *overlay_path, *delivery, *engine;
 	unsigned int fanout, rounds;
 };
@@ -368,9 +359,14 @@ static struct arguments parse(int argc, char **argv)
 			a.quick = true;
 			continue;
 		}
+		if (strcmp(argv[i], "--scale") == 0) {
+			a.only_scale = true;
+			continue;
+		}
 		if (!value)
-			die("usage: [--quick] [--json FILE] [--case CASE] [--fanout N] "
-			    "[--overlay-path auto|device] [--delivery auto|egress] [--engine "
+			die("usage: [--quick | --scale] [--json FILE] [--case CASE] [--fanout N] "
+			    "[--peer PEER | none] [--rounds N] [--overlay-path auto|device] "
+			    "[--delivery auto|egress] [--engine "
 			    "auto|base]");
 		i++;
 		if (strcmp(argv[i - 1], "--json") == 0)
@@ -410,23 +406,36 @@ static void pin_to_a_cpu(struct bench *b)
 
 static void write_json(const struct bench *b, const char *path)
 {
-	json_t *root = json_pack("{s:O}", "rows", b->rows);
+	json_t *root = json_pack("{s:O,s:O}", "rows", b->rows, "scale", b->scale);
 
 	if (json_dump_file(root, path, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) < 0)
 		die("cannot write %s", path);
 	json_decref(root);
 }
 
-static bool wanted(const struct arguments *a, enum bench_case c, unsigned int fanout,
-		   size_t payload)
+static bool wanted(const struct arguments *a, enum bench_case c, unsigned int fanout)
 {
 	if (c == CASE_MIXED && fanout == 1)
 		return false;
 	if (a->only_case && strcmp(a->only_case, case_names[c]) != 0)
 		return false;
-	if (a->fanout && a->fanout != fanout)
-		return false;
-	return !a->quick || payload == payloads[0] || fanout == 16;
+	return !a->fanout || a->fanout == fanout;
+}
+
+static void table_run(struct bench *b, const struct arguments *a)
+{
+	printf("%-8s %4s %6s  %8s  %5s ", "CASE", "N", "BYTES", "PRODUCT", "DELIV");
+	for (size_t i = 1; i < N - 1; i++)
+		printf(" %17s", contenders[i].peer);
+	printf("\n");
+	for (enum bench_case c = 0; c < CASES; c++) {
+		for (size_t f = 0; f < n_fanouts; f++) {
+			for (size_t p = 0; p < ARRAY_SIZE(payloads); p++) {
+				if (wanted(a, c, fanouts[f]))
+					row_run(b, c, fanouts[f], payloads[p]);
+			}
+		}
+	}
 }
 
 int main(int argc, char **argv)
@@ -435,8 +444,10 @@ int main(int argc, char **argv)
 	struct bench b = { .rounds = a.rounds  ? a.rounds
 				     : a.quick ? ROUNDS_QUICK
 					       : ROUNDS,
-			   .only_peer = a.only_peer,
-			   .rows = json_array() };
+			   .copies = a.quick ? COPIES_QUICK : COPIES,
+			   .only_peer = a.only_scale ? "none" : a.only_peer,
+			   .rows = json_array(),
+			   .scale = json_object() };
 	struct utsname kernel;
 	unsigned int stands = 0;
 
@@ -458,22 +469,15 @@ int main(int argc, char **argv)
 	uname(&kernel);
 	printf("Linux %s; product / peer in delivered copies a CPU second, medians of %u rounds\n",
 	       kernel.release, b.rounds);
-	printf("%-8s %4s %6s  %8s  %5s ", "CASE", "N", "BYTES", "PRODUCT", "DELIV");
-	for (size_t i = 1; i < N - 1; i++)
-		printf(" %17s", contenders[i].peer);
-	printf("\n");
-	for (enum bench_case c = 0; c < CASES; c++) {
-		for (size_t f = 0; f < n_fanouts; f++) {
-			for (size_t p = 0; p < ARRAY_SIZE(payloads); p++) {
-				if (wanted(&a, c, fanouts[f], payloads[p]))
-					row_run(&b, c, fanouts[f], payloads[p]);
-			}
-		}
-	}
+	if (!a.only_scale)
+		table_run(&b, &a);
+	if (a.only_scale || (!a.quick && !a.only_case && !a.only_peer && !a.fanout))
+		scale_run(&b);
 	if (a.json)
 		write_json(&b, a.json);
 	product_close();
 	datapath_bpf__destroy(b.bpf);
 	json_decref(b.rows);
+	json_decref(b.scale);
 	return 0;
 }

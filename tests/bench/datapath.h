@@ -9,16 +9,21 @@
  *   wKnI (namespace "workloads") ── hKnI    receivers 1 … WORKLOADS
  *   vK (namespace "far") ── uK              the underlay; 10.90.K.2 … are nodes
  */
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
-#define WORKLOADS   64
-#define REMOTES	    64
-#define BATCH	    64
-#define DATA_PORT   5000
-#define SEGMENT	    1
-#define PAYLOAD_MAX 1400
+#include "common/addr.h"
+
+#define WORKLOADS	64
+#define SCALE_WORKLOADS 1024
+#define REMOTES		64
+#define BATCH		64
+#define DATA_PORT	5000
+#define SEGMENT		1
+#define PAYLOAD_MAX	1400
 
 enum stand {
 	STAND_PRODUCT,
@@ -54,7 +59,32 @@ static inline unsigned int group_remotes(enum group_kind kind, unsigned int fano
 	return kind == GROUP_REMOTE ? fanout : kind == GROUP_MIXED ? fanout - fanout / 2 : 0;
 }
 
+#define ROUNDS_MAX 201
+
+struct datapath_bpf;
+
+struct bench {
+	struct datapath_bpf *bpf;
+	clockid_t ksoftirqd;
+	int n_cpus;
+	unsigned int rounds, copies; /* copies: of a measurement, about */
+	const char *only_peer;	     /* beside the product; NULL: all */
+	json_t *rows, *scale;
+};
+
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* ---- datapath.c ------------------------------------------------------------- */
+
+double bench_cpu_ns(const struct bench *b);
+uint64_t bench_copies(const struct bench *b);
+/* Until nothing more arrives, or these. */
+uint64_t bench_copies_settled(const struct bench *b, uint64_t want);
+double bench_median(double *values, unsigned int n);
+
+/* ---- datapath_scale.c ------------------------------------------------------- */
+
+void scale_run(struct bench *b);
 
 /* ---- datapath_net.c --------------------------------------------------------- */
 
@@ -71,12 +101,15 @@ uint32_t net_ifindex(const char *format, ...) __attribute__((format(printf, 1, 2
 /* ---- datapath_peers.c ------------------------------------------------------- */
 
 struct datapath;
-struct datapath_bpf;
 
 void peers_open(struct datapath_bpf *bpf, unsigned int stands);
 void peers_attach(int prog_fd, uint32_t ifindex);
 void product_open(const char *overlay_path, const char *delivery, const char *engine);
 unsigned int product_settle(void);
+void product_port(uint32_t ifindex);
+/* To the receivers from the first-th on; source: null for any. */
+void product_route(uint32_t group, const struct addr *source, unsigned int first, unsigned int n);
+void product_route_del(uint32_t group, const struct addr *source);
 void product_close(void);
 
 /* ---- datapath_send.c -------------------------------------------------------- */

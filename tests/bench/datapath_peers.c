@@ -29,6 +29,7 @@
 #define SETTLE_TICK_MS 1000
 
 static struct datapath *product;
+static bool product_peer;
 
 /* Stays attached until the process ends. */
 void peers_attach(int prog_fd, uint32_t ifindex)
@@ -54,7 +55,7 @@ static struct addr remote_address(unsigned int stand, unsigned int i)
 	return a;
 }
 
-static void product_route(enum group_kind kind, unsigned int fanout)
+static void product_group(enum group_kind kind, unsigned int fanout)
 {
 	struct datapath_route route = { .segment = SEGMENT };
 	struct addr remotes[REMOTES];
@@ -71,6 +72,42 @@ static void product_route(enum group_kind kind, unsigned int fanout)
 	route.group = addr_v4_be32(htonl(group_address(kind, GROUP_PLAIN, fanout)));
 	if (datapath_route_set(product, &route) != 0)
 		die("the product refuses a route");
+}
+
+void product_port(uint32_t ifindex)
+{
+	char why[DATAPATH_WHY_MAX] = "";
+	struct datapath_port port;
+
+	if (datapath_port_attach(product, ifindex, SEGMENT, 0, &port, why) < 0)
+		die("port: %s", why);
+	if (datapath_port_delivery_set(product, ifindex, 9000, product_peer) < 0)
+		die("port: no delivery");
+}
+
+void product_route(uint32_t group, const struct addr *source, unsigned int first, unsigned int n)
+{
+	static uint32_t ports[SCALE_WORKLOADS];
+	static unsigned int known; /* of them */
+	struct datapath_route route = { .segment = SEGMENT,
+					.group = addr_v4_be32(htonl(group)),
+					.ports = ports + first - 1,
+					.n_ports = n };
+
+	for (; known < first + n - 1; known++)
+		ports[known] = net_ifindex("h%dn%u", STAND_PRODUCT, known + 1);
+	if (source)
+		route.source = *source;
+	if (datapath_route_set(product, &route) != 0)
+		die("the product refuses a route");
+}
+
+void product_route_del(uint32_t group, const struct addr *source)
+{
+	struct addr a = addr_v4_be32(htonl(group));
+
+	if (datapath_route_del(product, DATAPATH_ROUTE_GROUP, SEGMENT, &a, source) < 0)
+		die("the product has no such route");
 }
 
 void product_open(const char *overlay_path, const char *delivery, const char *engine)
@@ -97,15 +134,9 @@ void product_open(const char *overlay_path, const char *delivery, const char *en
 	if (datapath_segment_set(product, &segment) < 0 ||
 	    datapath_overlay_set(product, net_ifindex("mcmesh0"), why) < 0)
 		die("overlay: %s", why);
-	for (unsigned int i = 0; i <= WORKLOADS; i++) {
-		struct datapath_port port;
-
-		if (datapath_port_attach(product, net_ifindex("h%dn%u", STAND_PRODUCT, i), SEGMENT,
-					 0, &port, why) < 0)
-			die("port: %s", why);
-		if (datapath_port_delivery_set(product, port.ifindex, 9000, peer) < 0)
-			die("port: no delivery");
-	}
+	product_peer = peer;
+	for (unsigned int i = 0; i <= WORKLOADS; i++)
+		product_port(net_ifindex("h%dn%u", STAND_PRODUCT, i));
 	if (datapath_paths_hold(product, UINT64_MAX) < 0 ||
 	    (direct && datapath_underlay_set(product, &path.ifindex, 1, why) < 0))
 		die("underlay: %s", why);
@@ -118,7 +149,7 @@ void product_open(const char *overlay_path, const char *delivery, const char *en
 	}
 	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
 		for (size_t f = 0; f < n_fanouts; f++)
-			product_route(kinds[k], fanouts[f]);
+			product_group(kinds[k], fanouts[f]);
 	}
 }
 
