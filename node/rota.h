@@ -21,7 +21,7 @@
 #define ROTA_BACKOFF_MIN_MS 100
 #define ROTA_BACKOFF_MAX_MS 2000
 #define ROTA_REFUSED_MS	    5000 /* at most; at least half of it */
-#define ROTA_TIMEOUT_MIN_MS 1000 /* from the attempt to the Welcome */
+#define ROTA_TIMEOUT_MIN_MS 2000 /* from the attempt to the Welcome */
 #define ROTA_TIMEOUT_MAX_MS 8000
 #define ROTA_PROVEN_MS	    3000 /* a session that lasted so long worked */
 

@@ -39,6 +39,7 @@ struct row {
 	struct row_key key;
 	struct version *versions; /* by revision */
 	uint32_t n, cap;
+	uint64_t named; /* by the newest snapshot with its row */
 	TAILQ_ENTRY(row) of_segment;
 	UT_hash_handle hh;
 };
@@ -625,6 +626,31 @@ static bool known_is_put(struct flock *f, const Mcmesh__V1__Snapshot *snapshot)
 	return false;
 }
 
+/* What is not named is gone: of deletions before it a snapshot that is complete says
+ * nothing, and no agent may have been told of them. */
+static void snapshot_sweep(struct flock *f, struct seg *s, const Mcmesh__V1__Snapshot *snapshot)
+{
+	struct row *row;
+
+	TAILQ_FOREACH(row, &s->rows, of_segment)
+	{
+		if (row->named < snapshot->id && row_at(row, snapshot->revision))
+			row_put(f, s, row, snapshot->revision, 0);
+	}
+}
+
+static void snapshot_put(struct flock *f, struct seg *s, const Mcmesh__V1__Snapshot *snapshot)
+{
+	for (size_t i = 0; i < snapshot->n_rows; i++) {
+		struct row *row = change_put(f, s, snapshot->rows[i]);
+
+		if (row && row->named < snapshot->id)
+			row->named = snapshot->id;
+	}
+	if (snapshot->end && snapshot->complete)
+		snapshot_sweep(f, s, snapshot);
+}
+
 int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 {
 	struct place *p = place_find(m, snapshot->segment);
@@ -636,10 +662,8 @@ int mirror_snapshot(struct mirror *m, const Mcmesh__V1__Snapshot *snapshot)
 	if (!p || memcmp(m->epoch, m->flock->epoch, EPOCH_LEN) != 0)
 		return 0;
 	s = seg_get(m->flock, snapshot->segment);
-	if (!known_is_put(m->flock, snapshot)) {
-		for (size_t i = 0; i < snapshot->n_rows; i++)
-			change_put(m->flock, s, snapshot->rows[i]);
-	}
+	if (!known_is_put(m->flock, snapshot))
+		snapshot_put(m->flock, s, snapshot);
 	if (!snapshot->end)
 		return 0;
 	m->told = true;
