@@ -41,7 +41,7 @@
 #define ROUNDS_QUICK  7
 #define COPIES	      24000 /* a measurement, about */
 #define COPIES_QUICK  12000
-#define PACKETS_SHARE 3	  /* of the copies, at most: few receivers take long */
+#define PACKETS_MAX   12000
 #define SETTLE_MS     100 /* so long nothing: what is missing is lost */
 #define WARM_UP	      1024
 #define PROVE_TRIES   400
@@ -203,7 +203,7 @@ static void row_open(struct bench *b, struct row *r)
 			r->generators[i] =
 				generator_open(&flow, bpf_program__fd(b->bpf->progs.pass_all));
 	}
-	r->packets = b->copies / (r->fanout < PACKETS_SHARE ? PACKETS_SHARE : r->fanout);
+	r->packets = b->copies / r->fanout < PACKETS_MAX ? b->copies / r->fanout : PACKETS_MAX;
 	r->packets -= r->packets % BATCH;
 }
 

@@ -335,3 +335,46 @@ Test(engines, fans_of_an_agent_that_died)
 	m.a = NULL;
 	mesh_close(&m);
 }
+
+#define MANY 70 /* more than two chunks */
+
+/* From chunk to chunk: each port gets one, the sender none. */
+Test(engines, a_fan_goes_on_with_the_next_chunk)
+{
+	static const struct datapath_options options = {
+		.root = HARNESS_ROOT, .max_ports = MANY, .max_routes = 16, .max_lists = 64
+	};
+	static const struct datapath_segment segment = { .id = 1 };
+	char why[DATAPATH_WHY_MAX] = "";
+	uint8_t frame[HARNESS_FRAME];
+	struct datapath_port port;
+	uint32_t ports[MANY];
+	struct datapath *dp;
+	int sockets[MANY];
+	size_t len;
+
+	if (!harness_enter(MANY))
+		return;
+	dp = harness_open(&options);
+	cr_assert_eq(datapath_segment_set(dp, &segment), 0);
+	for (unsigned int i = 0; i < MANY; i++) {
+		cr_assert_eq(datapath_port_attach(dp, harness_ifindex("p", i), 1, 0, &port, why), 0,
+			     "%s", why);
+		datapath_port_delivery_set(dp, port.ifindex, 1500, false);
+		ports[i] = port.ifindex;
+		sockets[i] = harness_socket("w", i);
+	}
+	mesh_route(dp, GROUP, ports, MANY, NULL);
+	for (unsigned int i = 1; i <= 3; i++)
+		datapath_tick(dp, UINT32_MAX + (uint64_t)i * 2000);
+	cr_assert_gt(datapath_fans_count(dp), 0);
+	len = frame_ipv4(frame, "192.0.2.1", GROUP, IPPROTO_UDP, 5, "payload", 8);
+	harness_send(sockets[0], frame, len);
+	for (unsigned int i = 0; i < MANY; i++) {
+		unsigned int want = i ? 1 : 0;
+
+		cr_expect_eq(harness_receive(sockets[i], want, frame, &len), want, "port %u", i);
+		close(sockets[i]);
+	}
+	datapath_close(dp);
+}
