@@ -221,7 +221,7 @@ static void on_get_status(struct rpc_call *call, const ProtobufCMessage *message
 	response.epoch = epoch;
 	response.revision = view_revision(a);
 	response.attach = (char *)datapath_attach_name(a->datapath);
-	response.replication = (char *)"clone";
+	response.replication = (char *)datapath_engine_name(a->datapath);
 	response.session_detail = (char *)uplink_detail(a->uplink);
 	rpc_call_send(call, &response.base);
 	rpc_call_finish(call, RPC_OK, "%s", "");

@@ -51,9 +51,7 @@ Mcmesh__V1__Port *view_port(struct agent *a, const struct agent_port *port)
 	row->delivery = !port->attached ? (char *)""
 			: port->peer	? (char *)"peer"
 					: (char *)"egress";
-	row->engine = !port->attached			 ? (char *)""
-		      : datapath_fans_count(a->datapath) ? (char *)"fan"
-							 : (char *)"clone";
+	row->engine = port->attached ? (char *)datapath_engine_name(a->datapath) : (char *)"";
 	row->membership_count =
 		port->in_engine ? (uint32_t)gmp_port_membership_count(a->gmp, port->ifindex) : 0;
 	return row;

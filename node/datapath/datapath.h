@@ -72,6 +72,7 @@ int datapath_destroy(const char *root);
 /* Was there state to adopt? */
 bool datapath_adopted(const struct datapath *dp);
 const char *datapath_attach_name(const struct datapath *dp); /* "tcx" or "clsact" */
+const char *datapath_engine_name(const struct datapath *dp); /* "fan" or "clone" */
 
 /* ---- saved position in the log ---------------------------------------------- */
 

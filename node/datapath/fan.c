@@ -420,6 +420,11 @@ uint32_t datapath_fans_count(const struct datapath *dp)
 	return n;
 }
 
+const char *datapath_engine_name(const struct datapath *dp)
+{
+	return datapath_fans_count(dp) ? "fan" : "clone";
+}
+
 /* ---- life ------------------------------------------------------------------- */
 
 /* Takes over those of an earlier agent, and what it wanted to have. */
