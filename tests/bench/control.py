@@ -75,8 +75,13 @@ def listening(port):
 
 
 class Process:
-    def __init__(self, line, **options):
+    """`cpu`: the only one that it may run on. With two cores and two programs that wake each
+    other the scheduler often puts both on one, where agents would be other machines."""
+
+    def __init__(self, line, cpu=None, **options):
         self.line = [str(word) for word in line]
+        if cpu is not None:
+            options["preexec_fn"] = lambda: os.sched_setaffinity(0, {cpu})
         self.process = subprocess.Popen(self.line, **options)
 
     def alive(self):
@@ -106,8 +111,8 @@ class Process:
 class Controller(Process):
     """One controller; start() again after a kill is the same one."""
 
-    def __init__(self, scratch, name, store, settings):
-        self.port = free_port()
+    def __init__(self, scratch, name, store, settings, cpu=None):
+        self.port, self.cpu = free_port(), cpu
         self.config = scratch / f"{name}.yaml"
         self.config.write_text(f'listen: ["127.0.0.1:{self.port}"]\nstore: "{store}"\n'
                                f"name: {name}\ninsecure: yes\nhold_ms: {HOLD_S * 1000}\n"
@@ -117,7 +122,8 @@ class Controller(Process):
 
     def start(self):
         with self.errors.open("ab") as errors:
-            super().__init__([BIN / "mcmesh-controller", "--config", self.config], stderr=errors)
+            super().__init__([BIN / "mcmesh-controller", "--config", self.config], self.cpu,
+                             stderr=errors)
         wait_until("the controller listens", lambda: not self.alive() or listening(self.port),
                    START_DEADLINE_S)
         if not self.alive():
@@ -129,13 +135,13 @@ class Controller(Process):
 
 
 class Swarm(Process):
-    def __init__(self, controllers, **options):
+    def __init__(self, controllers, cpu=None, **options):
         line = [SWARM, "--commands"]
         for controller in controllers:
             line += ["--controller", controller.target()]
         for key, value in options.items():
             line += [f"--{key}", value]
-        super().__init__(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__(line, cpu, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *words, deadline_s=ANSWER_SLACK_S):
         self.process.stdin.write(" ".join(str(w) for w in words) + "\n")
@@ -203,10 +209,12 @@ class Mesh:
             if kind == "etcd":
                 self.etcd = Etcd(self.scratch)
                 spec = self.etcd.spec
+            cpus = sorted(os.sched_getaffinity(0))
+            alone = kind != "etcd" and len(cpus) > 1
             for i in range(2 if kind == "etcd" else 1):
-                self.controllers.append(Controller(self.scratch, f"c{i + 1}", spec,
-                                                  settings))
-            self.swarm = Swarm(self.controllers, **swarm)
+                self.controllers.append(Controller(self.scratch, f"c{i + 1}", spec, settings,
+                                                  cpus[0] if alone else None))
+            self.swarm = Swarm(self.controllers, cpus[1] if alone else None, **swarm)
         except BaseException:
             self.__exit__()
             raise
