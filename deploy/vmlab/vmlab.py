@@ -167,6 +167,9 @@ def remember(name, result):
 def cmd_matrix(args):
     smoke = "--smoke" in args
     wanted = [a for a in args if a != "--smoke"]
+    for name in wanted:
+        if name.startswith("-"):
+            raise LabError(f"matrix takes names of kernels and --smoke, not '{name}'")
     results = []
     for name in wanted or [*kernels.offered(), HERE_NAME]:
         print(f"==== {name}", flush=True)

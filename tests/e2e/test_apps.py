@@ -183,7 +183,7 @@ def unwrapped(numbers):
 
 IPERF_PORT = 5001
 IPERF = re.compile(r"0\.0000-([\d.]+) sec +[\d.]+ \S+ +([\d.]+) (\w)bits/sec +[\d.]+ ms +"
-                   r"(\d+)/(\d+) \(.*?\) +([\d.]+)/")
+                   r"(\d+)/(\d+) \(.*?\) +(-?[\d.]+)/")
 
 
 @pytest.mark.parametrize("group, source", [
