@@ -145,14 +145,16 @@ def row(r):
 
 
 def write_table():
-    """Of the newest result of each kernel."""
-    results = [json.loads(f.read_text()) for f in sorted(RESULTS.glob("*.json"))]
-    results.sort(key=lambda r: [int(n) for n in re.findall(r"\d+", r["kernel"])[:3]])
+    """Of the newest result of each kernel; rows of kernels that were not run here stay."""
+    rows = [row(json.loads(f.read_text())) for f in sorted(RESULTS.glob("*.json"))]
     head = ["| kernel | programs attached by | direct copies | stripped early | into the veth | "
             "fans | tests passed | time |", "|" + "---|" * 8]
-    table = "\n".join([MARK_BEGIN, *head, *map(row, results), MARK_END])
     text = TABLE.read_text()
-    begin, end = text.index(MARK_BEGIN), text.index(MARK_END) + len(MARK_END)
+    begin, end = text.index(MARK_BEGIN), text.index(MARK_END)
+    kept = {line.split("|")[1]: line for line in text[begin:end].splitlines()[3:]}
+    kept.update((line.split("|")[1], line) for line in rows)
+    rows = sorted(kept.values(), key=lambda r: [int(n) for n in re.findall(r"\d+", r)[:3]])
+    table = "\n".join([MARK_BEGIN, *head, *rows]) + "\n"
     TABLE.write_text(text[:begin] + table + text[end:])
     print(table)
 
