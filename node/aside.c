@@ -8,10 +8,12 @@
 
 static void on_close(struct rpc_call *call, int status, const char *text)
 {
-	struct aside *aside = rpc_call_userdata(call);
+	struct link_aside *aside = rpc_call_userdata(call);
 
-	if (aside)
-		aside->call = NULL;
+	if (!aside)
+		return; /* its session ended */
+	aside->call = NULL;
+	uplink_acks_lost(aside->uplink);
 }
 
 static bool is_offered(const Mcmesh__V1__Welcome *welcome)
@@ -23,8 +25,8 @@ static bool is_offered(const Mcmesh__V1__Welcome *welcome)
 	return false;
 }
 
-void aside_begin(struct aside *aside, struct rpc_channel *channel, const char *node,
-		 const Mcmesh__V1__Welcome *welcome)
+void link_aside_begin(struct link_aside *aside, struct rpc_channel *channel, struct uplink *uplink,
+		      const char *node, const Mcmesh__V1__Welcome *welcome)
 {
 	static const struct rpc_call_ops ops = { .on_close = on_close };
 	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
@@ -37,6 +39,7 @@ void aside_begin(struct aside *aside, struct rpc_channel *channel, const char *n
 		aside->call = NULL;
 		return;
 	}
+	aside->uplink = uplink;
 	attach.node = (char *)node;
 	attach.session = welcome->session;
 	message.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_ATTACH;
@@ -44,7 +47,7 @@ void aside_begin(struct aside *aside, struct rpc_channel *channel, const char *n
 	rpc_call_send(aside->call, &message.base);
 }
 
-bool aside_send(struct aside *aside, const Mcmesh__V1__AgentMessage *message)
+bool link_aside_send(struct link_aside *aside, const Mcmesh__V1__AgentMessage *message)
 {
 	if (message->message_case != MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK &&
 	    message->message_case != MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT)
@@ -52,7 +55,7 @@ bool aside_send(struct aside *aside, const Mcmesh__V1__AgentMessage *message)
 	return aside->call && rpc_call_send(aside->call, &message->base) == 0;
 }
 
-void aside_end(struct aside *aside)
+void link_aside_end(struct link_aside *aside)
 {
 	if (!aside->call)
 		return;

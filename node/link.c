@@ -21,7 +21,7 @@ struct agent_link {
 	struct agent *agent;
 	struct rpc_channel *channel;
 	struct rpc_call *call; /* the current stream, or NULL */
-	struct aside aside;
+	struct link_aside aside;
 	sd_event_source *deferred; /* uplink inputs must not come from inside its ops */
 	sd_event_source *tls_look;
 };
@@ -35,7 +35,8 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 		return;
 	uplink_message(link->agent->uplink, m, agent_now_ms());
 	if (link->call && m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME)
-		aside_begin(&link->aside, link->channel, link->agent->config->node, m->welcome);
+		link_aside_begin(&link->aside, link->channel, link->agent->uplink,
+				 link->agent->config->node, m->welcome);
 }
 
 static void on_close(struct rpc_call *call, int status, const char *text)
@@ -45,7 +46,7 @@ static void on_close(struct rpc_call *call, int status, const char *text)
 	if (!link)
 		return; /* we left it before */
 	link->call = NULL;
-	aside_end(&link->aside);
+	link_aside_end(&link->aside);
 	uplink_closed(link->agent->uplink, status, text, agent_now_ms());
 }
 
@@ -63,7 +64,7 @@ static void link_disconnect(void *userdata)
 		rpc_call_cancel(link->call);
 		link->call = NULL;
 	}
-	aside_end(&link->aside);
+	link_aside_end(&link->aside);
 	rpc_channel_free(link->channel);
 	link->channel = NULL;
 	if (link->deferred)
@@ -115,7 +116,7 @@ static void link_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
 {
 	struct agent_link *link = ((struct agent *)userdata)->link;
 
-	if (link->call && !aside_send(&link->aside, message))
+	if (link->call && !link_aside_send(&link->aside, message))
 		rpc_call_send(link->call, &message->base);
 }
 

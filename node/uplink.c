@@ -6,73 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <uthash.h>
-#include <utlist.h>
-
 #include "common/cleanup.h"
 #include "node/hello.h"
-#include "node/rota.h"
-
-enum state {
-	IDLE,	    /* waits until retry_ms */
-	CONNECTING, /* the stream is being opened */
-	GREETING,   /* Hello is sent */
-	UP,
-};
-
-struct member_key {
-	uint32_t segment;
-	struct addr group;
-};
-
-struct member {
-	struct member_key key;
-	struct filter filter;
-	bool due;	/* on the due list */
-	bool in_flight; /* in the report that is not accepted yet */
-	bool was_refused;
-	char *refusal; /* why a quota refused it; NULL: none did */
-	struct member *prev, *next;
-	struct member *flight_prev, *flight_next;
-	UT_hash_handle hh;
-};
-
-struct uplink {
-	struct uplink_options options;
-	struct uplink_ops ops;
-	void *userdata;
-	struct mirror *mirror;
-
-	enum state state;
-	struct rota rota;
-	uint64_t retry_ms; /* IDLE */
-	uint64_t begun_ms; /* CONNECTING, GREETING: since when */
-	uint64_t up_ms;	   /* UP: since when */
-	bool outage_told;
-	char detail[256];
-	char controller_name[128];
-
-	uint64_t heartbeat_ms;
-	uint64_t heard_ms, sent_ms;
-	uint64_t looked_ms; /* UP: the last uplink_expire() */
-	uint64_t attempt;
-
-	struct member *members;
-	struct member *due;
-	struct member *flight;
-	uint64_t sequence;
-	uint64_t refused_retry_ms; /* 0: no member is refused */
-	uint64_t accepted;	   /* the log's revision that has the last accepted report */
-	bool in_flight;
-	bool full_due; /* a full report is to be made, from whole_at_ms on */
-
-	bool ack_due;
-	bool ack_ready; /* what is due is in the maps and waits for the interval */
-	bool moved;	/* the mirror took something since the last uplink_applied() */
-	uint64_t acked_ms;
-	struct sending_list sending;
-	uint64_t counters[UPLINK_C_COUNT];
-};
+#include "node/uplink_internal.h"
 
 const char *uplink_counter_name(enum uplink_counter c)
 {
@@ -130,7 +66,7 @@ void uplink_free(struct uplink *u)
 	free(u);
 }
 
-static void send_part(struct uplink *u, Mcmesh__V1__AgentMessage__MessageCase kind, void *part,
+void uplink_send_part(struct uplink *u, Mcmesh__V1__AgentMessage__MessageCase kind, void *part,
 		      uint64_t now_ms)
 {
 	Mcmesh__V1__AgentMessage message = MCMESH__V1__AGENT_MESSAGE__INIT;
@@ -294,7 +230,7 @@ static void report_send(struct uplink *u, struct report *report, uint64_t now_ms
 	report->message.sequence = ++u->sequence;
 	u->in_flight = true;
 	u->counters[UPLINK_C_REPORTS]++;
-	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT, &report->message, now_ms);
+	uplink_send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT, &report->message, now_ms);
 }
 
 /* All parts at once: they are answered by one Accepted, to the last. */
@@ -367,103 +303,6 @@ void uplink_flush(struct uplink *u, uint64_t now_ms)
 	}
 }
 
-/* ---- acks ------------------------------------------------------------------- */
-
-struct ack_build {
-	struct uplink *u;
-	Mcmesh__V1__SegmentAck rows[64];
-	Mcmesh__V1__SegmentAck *pointers[64];
-	uint8_t digests[64][16];
-	size_t n;
-	uint64_t now_ms;
-};
-
-static void ack_send(struct ack_build *b)
-{
-	Mcmesh__V1__Ack ack = MCMESH__V1__ACK__INIT;
-
-	if (!b->n)
-		return;
-	ack.segments = b->pointers;
-	ack.n_segments = b->n;
-	send_part(b->u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK, &ack, b->now_ms);
-	b->n = 0;
-}
-
-static void ack_segment(uint32_t segment, uint64_t revision, void *userdata)
-{
-	struct ack_build *b = userdata;
-	struct digest digest = mirror_digest(b->u->mirror, segment);
-	Mcmesh__V1__SegmentAck *row = &b->rows[b->n];
-
-	if (!revision)
-		return;
-	mcmesh__v1__segment_ack__init(row);
-	row->segment = segment;
-	row->revision = revision;
-	row->rows = digest.rows;
-	row->snapshot = mirror_snapshot_ended(b->u->mirror, segment);
-	b->pointers[b->n] = row;
-	if (mirror_is_certain(b->u->mirror, segment)) {
-		row->digest.data = b->digests[b->n];
-		row->digest.len = sizeof(b->digests[b->n]);
-	}
-	digest_to_wire(&digest, b->digests[b->n]);
-	if (++b->n == ARRAY_SIZE(b->rows))
-		ack_send(b);
-}
-
-static void ack_if_due(struct uplink *u, uint64_t now_ms)
-{
-	struct ack_build build = { .u = u, .now_ms = now_ms };
-
-	if (u->state != UP || !u->ack_ready || now_ms < u->acked_ms + UPLINK_ACK_INTERVAL_MS)
-		return;
-	u->ack_due = u->ack_ready = false;
-	u->acked_ms = now_ms;
-	mirror_segments_walk(u->mirror, ack_segment, &build);
-	ack_send(&build);
-}
-
-static void own_settle_segment(uint32_t segment, uint64_t revision, void *userdata)
-{
-	struct uplink *u = userdata;
-	struct member *m, *next;
-
-	if (mirror_is_certain(u->mirror, segment) || revision < u->accepted)
-		return;
-	mirror_own_begin(u->mirror, segment);
-	HASH_ITER (hh, u->members, m, next) {
-		if (m->key.segment == segment && !m->refusal && !filter_is_none(&m->filter) &&
-		    mirror_own_row(u->mirror, segment, &m->key.group, &m->filter) < 0)
-			return; /* at a later ack */
-	}
-	mirror_own_end(u->mirror, segment);
-	u->ack_due = true;
-}
-
-/* The log has every member as it is now: what was seeded can be settled. */
-static void own_settle(struct uplink *u)
-{
-	if (mirror_uncertain(u->mirror) && u->state == UP && !u->full_due && !u->in_flight &&
-	    !u->due)
-		mirror_segments_walk(u->mirror, own_settle_segment, u);
-}
-
-bool uplink_applied(struct uplink *u, uint64_t now_ms)
-{
-	bool moved = u->moved;
-
-	/* The maps lack members whose node is not told yet. */
-	if (!mirror_is_told(u->mirror))
-		return false;
-	u->moved = false;
-	own_settle(u);
-	u->ack_ready = u->ack_due;
-	ack_if_due(u, now_ms);
-	return moved;
-}
-
 /* ---- what is sent into ------------------------------------------------------ */
 
 static void sending_send(struct uplink *u, uint64_t now_ms)
@@ -472,7 +311,7 @@ static void sending_send(struct uplink *u, uint64_t now_ms)
 
 	sending.segments = u->sending.segments;
 	sending.n_segments = u->sending.n;
-	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_SENDING, &sending, now_ms);
+	uplink_send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_SENDING, &sending, now_ms);
 }
 
 void uplink_sending_set(struct uplink *u, const struct sending_list *list, uint64_t now_ms)
@@ -503,7 +342,7 @@ static void hello_send(struct uplink *u, uint64_t now_ms)
 	hello.message.start_count = u->options.start_count;
 	hello.message.attempt = ++u->attempt;
 	hello.message.version = (char *)MCMESH_VERSION;
-	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO, &hello.message, now_ms);
+	uplink_send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO, &hello.message, now_ms);
 	hello_deinit(&hello);
 }
 
@@ -708,7 +547,7 @@ void uplink_answer(struct uplink *u, Mcmesh__V1__Answer *answer, uint64_t now_ms
 {
 	if (u->state != UP)
 		return;
-	send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER, answer, now_ms);
+	uplink_send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER, answer, now_ms);
 }
 
 /* ---- time ------------------------------------------------------------------- */
@@ -735,9 +574,10 @@ static void expire_up(struct uplink *u, uint64_t now_ms)
 		return;
 	}
 	uplink_flush(u, now_ms);
-	ack_if_due(u, now_ms);
+	uplink_ack_if_due(u, now_ms);
 	if (now_ms >= u->sent_ms + u->heartbeat_ms) {
-		send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT, &heartbeat, now_ms);
+		uplink_send_part(u, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HEARTBEAT, &heartbeat,
+				 now_ms);
 	}
 }
 

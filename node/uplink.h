@@ -106,6 +106,9 @@ void uplink_flush(struct uplink *uplink, uint64_t now_ms);
  * whether that is more than at the last call: the position is to be saved. */
 bool uplink_applied(struct uplink *uplink, uint64_t now_ms);
 
+/* Some may not have arrived: what they said is said again. */
+void uplink_acks_lost(struct uplink *uplink);
+
 void uplink_answer(struct uplink *uplink, Mcmesh__V1__Answer *answer, uint64_t now_ms);
 
 void uplink_expire(struct uplink *uplink, uint64_t now_ms);

@@ -11,80 +11,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/queue.h>
 
 #include "common/cleanup.h"
-#include "tests/sim/sim.h"
+#include "tests/sim/net_internal.h"
 
 #define WINDOW_BYTES	   65536
 #define CONNECT_TIMEOUT_US (2 * SIM_S)
 #define KEEPALIVE_US	   (15 * SIM_S) /* a server's patience with a cut */
 #define TURN_US		   50
 
-enum item_kind { ITEM_OPEN, ITEM_MESSAGE, ITEM_HALF_CLOSE, ITEM_STATUS, ITEM_RESET };
-
-struct item {
-	enum item_kind kind;
-	uint64_t due;
-	uint8_t *data;
-	size_t len;
-	int status;
-	char text[256];
-	TAILQ_ENTRY(item) link;
-};
-
-struct rpc_call {
-	struct rpc *rpc;
-	struct rpc_call *peer; /* NULL: it is gone */
-	unsigned int peer_host;
-	struct rpc_server *server;
-	struct rpc_call_ops ops;
-	const ProtobufCMessageDescriptor *incoming;
-	void *userdata;
-	unsigned int events; /* scheduled, that name the call */
-	bool open, finishing, finished, dead, cancelled;
-	char path[64], target[64];
-	TAILQ_HEAD(, item) inbox;
-	size_t inbox_bytes;
-	uint64_t last_due, opened_at, stalled_at;
-	bool scheduled, stalled, sender_waits;
-	TAILQ_ENTRY(rpc_call) link;
-};
-
-struct rpc_server {
-	struct rpc *rpc;
-	char listen[64];
-	const struct rpc_method *methods[4];
-	size_t n_methods[4], n;
-	bool started, stopping;
-	void (*on_stopped)(void *userdata);
-	void *stopped_userdata;
-	TAILQ_ENTRY(rpc_server) link;
-};
-
-struct rpc {
-	char name[16];
-	unsigned int host;
-	bool frozen, dead, turn_missed;
-	uint64_t wake_at;
-	void (*turn)(void *arg);
-	void *turn_arg;
-	TAILQ_ENTRY(rpc) link;
-};
-
-struct rpc_channel {
-	struct rpc *rpc;
-	char target[64];
-};
-
-struct rpc_bytes {
-	size_t len;
-	uint8_t data[];
-};
-
-static TAILQ_HEAD(, rpc_call) calls;
-static TAILQ_HEAD(, rpc_server) servers;
-static TAILQ_HEAD(, rpc) processes;
+struct net_calls net_calls;
+struct net_servers net_servers;
+struct net_processes net_processes;
 static bool cuts[SIM_HOSTS][SIM_HOSTS];
 static uint64_t latency_us, spike_us;
 static size_t byte_weight;
@@ -114,13 +52,13 @@ void sim_net_end(void)
 	struct rpc_call *call;
 	struct rpc *rpc;
 
-	while ((call = TAILQ_FIRST(&calls))) {
-		TAILQ_REMOVE(&calls, call, link);
+	while ((call = TAILQ_FIRST(&net_calls))) {
+		TAILQ_REMOVE(&net_calls, call, link);
 		inbox_drop(call);
 		free(call);
 	}
-	while ((rpc = TAILQ_FIRST(&processes))) {
-		TAILQ_REMOVE(&processes, rpc, link);
+	while ((rpc = TAILQ_FIRST(&net_processes))) {
+		TAILQ_REMOVE(&net_processes, rpc, link);
 		free(rpc);
 	}
 }
@@ -134,7 +72,7 @@ struct rpc *sim_process_new(const char *name, unsigned int host)
 	snprintf(rpc->name, sizeof(rpc->name), "%s", name);
 	rpc->host = host;
 	rpc->wake_at = UINT64_MAX;
-	TAILQ_INSERT_TAIL(&processes, rpc, link);
+	TAILQ_INSERT_TAIL(&net_processes, rpc, link);
 	return rpc;
 }
 
@@ -186,17 +124,17 @@ static void call_free_if_over(struct rpc_call *call)
 {
 	if (!call->dead || call->events)
 		return;
-	TAILQ_REMOVE(&calls, call, link);
+	TAILQ_REMOVE(&net_calls, call, link);
 	free(call);
 }
 
-static void server_stop_if_over(struct rpc_server *server)
+void net_server_stop_if_over(struct rpc_server *server)
 {
 	struct rpc_call *call;
 
 	if (!server->stopping || !server->on_stopped)
 		return;
-	TAILQ_FOREACH(call, &calls, link)
+	TAILQ_FOREACH(call, &net_calls, link)
 	{
 		if (call->server == server && !call->dead)
 			return;
@@ -221,23 +159,41 @@ static void call_close(struct rpc_call *call, int status, const char *text)
 		call->ops.on_close(call, status, text);
 	turn_soon(call->rpc);
 	if (server)
-		server_stop_if_over(server);
+		net_server_stop_if_over(server);
 }
 
 static void deliver_event(void *arg);
 
+/* Who does not read on still learns that the call has ended. */
+static struct item *next_item(const struct rpc_call *to)
+{
+	struct item *item;
+
+	TAILQ_FOREACH(item, &to->inbox, link)
+	{
+		if (!to->held || item->kind == ITEM_RESET)
+			return item;
+	}
+	return NULL;
+}
+
 static void deliver_later(struct rpc_call *to)
 {
-	struct item *head = TAILQ_FIRST(&to->inbox);
+	struct item *item = next_item(to);
 
-	if (to->scheduled || !head || to->dead)
+	if (to->scheduled || !item || to->dead)
 		return;
 	to->scheduled = true;
 	to->events++;
-	sim_at(head->due > sim_now ? head->due : sim_now, deliver_event, to);
+	sim_at(item->due > sim_now ? item->due : sim_now, deliver_event, to);
 }
 
-static void post(struct rpc_call *to, struct item *item)
+void net_read_on(struct rpc_call *call)
+{
+	deliver_later(call);
+}
+
+void net_post(struct rpc_call *to, struct item *item)
 {
 	uint64_t wait = latency_us / 2 + sim_random(latency_us);
 
@@ -252,7 +208,7 @@ static void post(struct rpc_call *to, struct item *item)
 	deliver_later(to);
 }
 
-static struct item *item_new(enum item_kind kind)
+struct item *net_item_new(enum item_kind kind)
 {
 	struct item *item = calloc(1, sizeof(*item));
 
@@ -261,16 +217,16 @@ static struct item *item_new(enum item_kind kind)
 }
 
 /* The other end learns of it, if it is still there. */
-static void reset_peer(struct rpc_call *call, int status, const char *text)
+void net_reset_peer(struct rpc_call *call, int status, const char *text)
 {
 	struct item *item;
 
 	if (!call->peer)
 		return;
-	item = item_new(ITEM_RESET);
+	item = net_item_new(ITEM_RESET);
 	item->status = status;
 	snprintf(item->text, sizeof(item->text), "%s", text);
-	post(call->peer, item);
+	net_post(call->peer, item);
 	call->peer->peer = NULL;
 	call->peer = NULL;
 }
@@ -289,7 +245,7 @@ static void close_event(void *arg)
 	call_free_if_over(call);
 }
 
-static void close_soon(struct rpc_call *call)
+void net_close_soon(struct rpc_call *call)
 {
 	call->events++;
 	sim_at(sim_now + 1, close_event, call);
@@ -300,7 +256,7 @@ static const struct rpc_method *method_find(const char *target, const char *path
 {
 	struct rpc_server *server;
 
-	TAILQ_FOREACH(server, &servers, link)
+	TAILQ_FOREACH(server, &net_servers, link)
 	{
 		if (strcmp(server->listen, target) != 0 || !server->started || server->stopping)
 			continue;
@@ -315,14 +271,14 @@ static const struct rpc_method *method_find(const char *target, const char *path
 	return NULL;
 }
 
-static struct rpc_call *call_new(struct rpc *rpc)
+struct rpc_call *net_call_new(struct rpc *rpc)
 {
 	struct rpc_call *call = calloc(1, sizeof(*call));
 
 	call->rpc = rpc;
 	call->opened_at = sim_now;
 	TAILQ_INIT(&call->inbox);
-	TAILQ_INSERT_TAIL(&calls, call, link);
+	TAILQ_INSERT_TAIL(&net_calls, call, link);
 	return call;
 }
 
@@ -330,7 +286,7 @@ static unsigned int target_host(const char *target)
 {
 	struct rpc_server *server;
 
-	TAILQ_FOREACH(server, &servers, link)
+	TAILQ_FOREACH(server, &net_servers, link)
 	{
 		if (strcmp(server->listen, target) == 0)
 			return server->rpc->host;
@@ -347,7 +303,7 @@ static void on_arrival(struct rpc_call *call)
 	if (!m || server->rpc->dead) {
 		call->dead = true;
 		inbox_drop(call);
-		reset_peer(call, RPC_UNAVAILABLE, "connection refused");
+		net_reset_peer(call, RPC_UNAVAILABLE, "connection refused");
 		return;
 	}
 	call->rpc = server->rpc;
@@ -408,7 +364,7 @@ static bool receiver_stalls(const struct rpc_call *call)
 		return true;
 	if (call->server || !call->target[0])
 		return false;
-	TAILQ_FOREACH(server, &servers, link)
+	TAILQ_FOREACH(server, &net_servers, link)
 	{
 		if (strcmp(server->listen, call->target) == 0 && server->rpc->frozen)
 			return true;
@@ -416,11 +372,18 @@ static bool receiver_stalls(const struct rpc_call *call)
 	return false;
 }
 
+size_t net_backlog(const struct rpc_call *call)
+{
+	size_t bytes = call->peer ? call->peer->inbox_bytes * byte_weight : 0;
+
+	return bytes > WINDOW_BYTES ? bytes - WINDOW_BYTES : 0;
+}
+
 static void sender_drained(struct rpc_call *call)
 {
 	struct rpc_call *sender = call->peer;
 
-	if (!sender || !sender->sender_waits || rpc_call_backlog(sender))
+	if (!sender || !sender->sender_waits || net_backlog(sender))
 		return;
 	sender->sender_waits = false;
 	if (sender->finishing || sender->rpc->frozen || !sender->ops.on_drained)
@@ -436,8 +399,10 @@ static void deliver_event(void *arg)
 
 	call->events--;
 	call->scheduled = false;
-	item = TAILQ_FIRST(&call->inbox);
-	if (!call->dead && item && receiver_stalls(call)) {
+	item = next_item(call);
+	if (!call->dead && item && item->due > sim_now) {
+		deliver_later(call); /* since it was scheduled, its owner does not read on */
+	} else if (!call->dead && item && receiver_stalls(call)) {
 		if (!call->stalled)
 			call->stalled_at = sim_now;
 		call->stalled = true;
@@ -459,7 +424,7 @@ static void stalled_retry(void)
 {
 	struct rpc_call *call;
 
-	TAILQ_FOREACH(call, &calls, link)
+	TAILQ_FOREACH(call, &net_calls, link)
 	{
 		if (call->stalled && !call->dead && !receiver_stalls(call)) {
 			call->stalled = false;
@@ -473,7 +438,7 @@ static void keepalive_event(void *arg)
 {
 	struct rpc_call *call, *next;
 
-	for (call = TAILQ_FIRST(&calls); call; call = next) {
+	for (call = TAILQ_FIRST(&net_calls); call; call = next) {
 		struct rpc_call *peer = call->peer;
 		bool waits = call->stalled && !call->rpc->frozen &&
 			     sim_now > call->stalled_at + KEEPALIVE_US;
@@ -483,7 +448,7 @@ static void keepalive_event(void *arg)
 			waits = true;
 		if (call->dead || !call->server || call->rpc->frozen || !waits)
 			continue;
-		reset_peer(call, RPC_UNAVAILABLE, "keepalive");
+		net_reset_peer(call, RPC_UNAVAILABLE, "keepalive");
 		call_close(call, RPC_CANCELLED, "");
 		call_free_if_over(call);
 	}
@@ -492,9 +457,9 @@ static void keepalive_event(void *arg)
 
 void sim_net_reset(void)
 {
-	TAILQ_INIT(&calls);
-	TAILQ_INIT(&servers);
-	TAILQ_INIT(&processes);
+	TAILQ_INIT(&net_calls);
+	TAILQ_INIT(&net_servers);
+	TAILQ_INIT(&net_processes);
 	memset(cuts, 0, sizeof(cuts));
 	sim_messages = 0;
 	sim_at(SIM_S, keepalive_event, NULL);
@@ -507,7 +472,7 @@ static void patience_event(void *arg)
 
 	call->events--;
 	if (!call->dead && !call->rpc->dead && call->peer && !call->peer->open) {
-		reset_peer(call, RPC_CANCELLED, "");
+		net_reset_peer(call, RPC_CANCELLED, "");
 		call_close(call, RPC_UNAVAILABLE, "failed to connect");
 	}
 	call_free_if_over(call);
@@ -533,7 +498,7 @@ void sim_process_freeze(struct rpc *rpc, bool frozen)
 	if (frozen)
 		return;
 	stalled_retry();
-	TAILQ_FOREACH(call, &calls, link)
+	TAILQ_FOREACH(call, &net_calls, link)
 	{
 		if (call->rpc == rpc && call->sender_waits && call->peer)
 			sender_drained(call->peer);
@@ -550,212 +515,53 @@ void sim_process_kill(struct rpc *rpc)
 	struct rpc_call *call, *next;
 
 	rpc->dead = true;
-	TAILQ_FOREACH(server, &servers, link)
+	TAILQ_FOREACH(server, &net_servers, link)
 	{
 		if (server->rpc == rpc) {
 			server->started = false;
 			server->on_stopped = NULL;
 		}
 	}
-	for (call = TAILQ_FIRST(&calls); call; call = next) {
+	for (call = TAILQ_FIRST(&net_calls); call; call = next) {
 		next = TAILQ_NEXT(call, link);
 		if (call->rpc != rpc || call->dead)
 			continue;
-		reset_peer(call, RPC_UNAVAILABLE, "connection reset");
+		net_reset_peer(call, RPC_UNAVAILABLE, "connection reset");
 		/* Only so that the code frees what it has: nobody sees it. */
 		call_close(call, RPC_CANCELLED, "");
 		call_free_if_over(call);
 	}
 }
 
+void sim_stream_lose(struct rpc_call *call, bool with_what_is_under_way)
+{
+	if (!call || call->dead || !call->peer)
+		return;
+	if (with_what_is_under_way)
+		inbox_drop(call->peer);
+	net_reset_peer(call, RPC_UNAVAILABLE, "connection reset");
+	net_close_soon(call);
+}
+
+void sim_stream_delay(struct rpc_call *call, uint64_t us)
+{
+	if (call && call->peer && call->peer->last_due < sim_now + us)
+		call->peer->last_due = sim_now + us;
+}
+
 void sim_connections_lose(struct rpc *rpc)
 {
 	struct rpc_call *call, *next;
+	bool all = sim_chance(50);
 
-	for (call = TAILQ_FIRST(&calls); call; call = next) {
+	for (call = TAILQ_FIRST(&net_calls); call; call = next) {
 		next = TAILQ_NEXT(call, link);
-		if (call->rpc != rpc || call->dead || !call->peer)
-			continue;
-		reset_peer(call, RPC_UNAVAILABLE, "connection reset");
-		close_soon(call);
+		if (call->rpc == rpc)
+			sim_stream_lose(call, all);
 	}
 }
 
-/* ---- common/rpc.h ------------------------------------------------------------------- */
-
-void *rpc_call_userdata(struct rpc_call *call)
-{
-	return call->userdata;
-}
-
-void rpc_call_set_userdata(struct rpc_call *call, void *userdata)
-{
-	call->userdata = userdata;
-}
-
-struct rpc_bytes *rpc_bytes_new(const ProtobufCMessage *message)
-{
-	size_t len = protobuf_c_message_get_packed_size(message);
-	struct rpc_bytes *bytes = malloc(sizeof(*bytes) + len);
-
-	bytes->len = protobuf_c_message_pack(message, bytes->data);
-	return bytes;
-}
-
-void rpc_bytes_free(struct rpc_bytes *bytes)
-{
-	free(bytes);
-}
-
-int rpc_call_send_bytes(struct rpc_call *call, const struct rpc_bytes *bytes)
-{
-	struct item *item;
-
-	if (call->finishing || call->dead || call->cancelled)
-		return -EPIPE;
-	if (!call->peer || call->rpc->dead)
-		return 0; /* into the void, until the end comes */
-	item = item_new(ITEM_MESSAGE);
-	item->data = malloc(bytes->len + 1);
-	item->len = bytes->len;
-	memcpy(item->data, bytes->data, bytes->len);
-	call->sender_waits = true;
-	post(call->peer, item);
-	return 0;
-}
-
-int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message)
-{
-	struct rpc_bytes *bytes = rpc_bytes_new(message);
-	int r = rpc_call_send_bytes(call, bytes);
-
-	rpc_bytes_free(bytes);
-	return r;
-}
-
-size_t rpc_call_backlog(const struct rpc_call *call)
-{
-	size_t bytes = call->peer ? call->peer->inbox_bytes * byte_weight : 0;
-
-	return bytes > WINDOW_BYTES ? bytes - WINDOW_BYTES : 0;
-}
-
-void rpc_call_finish(struct rpc_call *call, int status, const char *text, ...)
-{
-	struct item *item;
-	va_list ap;
-
-	if (call->finishing || call->dead)
-		return;
-	call->finishing = true;
-	if (!call->peer) {
-		close_soon(call);
-		return;
-	}
-	item = item_new(call->server ? ITEM_STATUS : ITEM_HALF_CLOSE);
-	item->status = status;
-	va_start(ap, text);
-	vsnprintf(item->text, sizeof(item->text), text, ap);
-	va_end(ap);
-	post(call->peer, item);
-}
-
-void rpc_call_cancel(struct rpc_call *call)
-{
-	if (call->cancelled || call->dead)
-		return;
-	call->cancelled = true;
-	reset_peer(call, RPC_CANCELLED, "");
-	close_soon(call);
-}
-
-const char *rpc_call_peer(struct rpc_call *call)
-{
-	return call->peer ? call->peer->rpc->name : "?";
-}
-
-int rpc_server_new(struct rpc *rpc, const struct rpc_server_options *options,
-		   struct rpc_server **ret_server)
-{
-	struct rpc_server *server = calloc(1, sizeof(*server));
-
-	server->rpc = rpc;
-	snprintf(server->listen, sizeof(server->listen), "%s", options->listen[0]);
-	TAILQ_INSERT_TAIL(&servers, server, link);
-	*ret_server = server;
-	return 0;
-}
-
-void rpc_server_add(struct rpc_server *server, const struct rpc_method *methods, size_t n)
-{
-	server->methods[server->n] = methods;
-	server->n_methods[server->n++] = n;
-}
-
-int rpc_server_start(struct rpc_server *server)
-{
-	server->started = true;
-	return 0;
-}
-
-static void grace_event(void *arg)
-{
-	struct rpc *rpc = arg;
-	struct rpc_server *server;
-	struct rpc_call *call;
-
-	TAILQ_FOREACH(server, &servers, link)
-	{
-		if (server->rpc != rpc || rpc->dead)
-			continue;
-		TAILQ_FOREACH(call, &calls, link)
-		{
-			if (call->server == server)
-				rpc_call_cancel(call);
-		}
-		server_stop_if_over(server);
-	}
-}
-
-void rpc_server_shutdown(struct rpc_server *server, uint64_t grace_ms,
-			 void (*on_stopped)(void *userdata), void *userdata)
-{
-	server->stopping = true;
-	server->on_stopped = on_stopped;
-	server->stopped_userdata = userdata;
-	sim_at(sim_now + grace_ms * SIM_MS, grace_event, server->rpc);
-}
-
-void rpc_server_free(struct rpc_server *server)
-{
-	struct rpc_call *call;
-
-	if (!server)
-		return;
-	TAILQ_FOREACH(call, &calls, link)
-	{
-		if (call->server == server)
-			call->server = NULL;
-	}
-	TAILQ_REMOVE(&servers, server, link);
-	free(server);
-}
-
-int rpc_channel_new(struct rpc *rpc, const struct rpc_channel_options *options,
-		    struct rpc_channel **ret_channel)
-{
-	struct rpc_channel *channel = calloc(1, sizeof(*channel));
-
-	channel->rpc = rpc;
-	snprintf(channel->target, sizeof(channel->target), "%s", options->target);
-	*ret_channel = channel;
-	return 0;
-}
-
-void rpc_channel_free(struct rpc_channel *channel)
-{
-	free(channel);
-}
+/* ---- a call begins ------------------------------------------------------------------- */
 
 /* Until its arrival the other side is a shell in a process of its own, which has
  * only a host: there may be nobody. */
@@ -763,7 +569,7 @@ static struct rpc *wire_process(unsigned int host)
 {
 	struct rpc *rpc;
 
-	TAILQ_FOREACH(rpc, &processes, link)
+	TAILQ_FOREACH(rpc, &net_processes, link)
 	{
 		if (rpc->host == host && rpc->name[0] == '@')
 			return rpc;
@@ -771,29 +577,23 @@ static struct rpc *wire_process(unsigned int host)
 	return sim_process_new("@", host);
 }
 
-int rpc_channel_call(struct rpc_channel *channel, const char *path,
-		     const ProtobufCMessageDescriptor *response, const struct rpc_call_ops *ops,
-		     uint64_t deadline_ms, void *userdata, struct rpc_call **ret_call)
+void net_connect(struct rpc_call *call, const char *target, const char *path, bool first)
 {
-	unsigned int host = target_host(channel->target);
-	struct rpc_call *call = call_new(channel->rpc);
+	unsigned int host = target_host(target);
 
-	call->ops = *ops;
-	call->incoming = response;
-	call->userdata = userdata;
-	*ret_call = call;
-	call->events++;
-	sim_at(sim_now + CONNECT_TIMEOUT_US, patience_event, call);
-	if (host == SIM_HOSTS) {
-		close_soon(call);
-		return 0;
+	if (first) {
+		call->events++;
+		sim_at(sim_now + CONNECT_TIMEOUT_US, patience_event, call);
 	}
-	call->peer = call_new(wire_process(host));
+	if (host == SIM_HOSTS) {
+		net_close_soon(call);
+		return;
+	}
+	call->peer = net_call_new(wire_process(host));
 	call->peer->peer = call;
 	call->peer->peer_host = call->rpc->host;
 	call->peer_host = host;
-	snprintf(call->peer->target, sizeof(call->peer->target), "%s", channel->target);
+	snprintf(call->peer->target, sizeof(call->peer->target), "%s", target);
 	snprintf(call->peer->path, sizeof(call->peer->path), "%s", path);
-	post(call->peer, item_new(ITEM_OPEN));
-	return 0;
+	net_post(call->peer, net_item_new(ITEM_OPEN));
 }

@@ -173,11 +173,16 @@ static const struct mirror_ops mirror_ops = {
 
 static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
+	const Mcmesh__V1__ControllerMessage *m = (const Mcmesh__V1__ControllerMessage *)message;
 	struct node *n = rpc_call_userdata(call);
 
-	if (n && message)
-		uplink_message(n->uplink, (const Mcmesh__V1__ControllerMessage *)message,
-			       sim_now_ms());
+	if (!n || !m)
+		return;
+	n->moved |= m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_DELTA ||
+		    m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_SNAPSHOT;
+	uplink_message(n->uplink, m, sim_now_ms());
+	if (n->call && m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME)
+		link_aside_begin(&n->aside, n->channel, n->uplink, n->name, m->welcome);
 }
 
 static void on_close(struct rpc_call *call, int status, const char *text)
@@ -187,6 +192,7 @@ static void on_close(struct rpc_call *call, int status, const char *text)
 	if (!n)
 		return;
 	n->call = NULL;
+	link_aside_end(&n->aside);
 	uplink_closed(n->uplink, status, text, sim_now_ms());
 }
 
@@ -201,6 +207,8 @@ static void link_disconnect(void *userdata)
 		rpc_call_cancel(n->call);
 		n->call = NULL;
 	}
+	link_aside_end(&n->aside);
+	n->aside_lost = false;
 	rpc_channel_free(n->channel);
 	n->channel = NULL;
 	n->deferred = false;
@@ -224,7 +232,9 @@ static void link_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
 {
 	struct node *n = userdata;
 
-	if (n->call)
+	if (n->moved && message->message_case == MCMESH__V1__AGENT_MESSAGE__MESSAGE_ACK)
+		sim_fail("%s acknowledges what is not in its maps", n->name);
+	if (n->call && !link_aside_send(&n->aside, message))
 		rpc_call_send(n->call, &message->base);
 }
 
@@ -291,7 +301,7 @@ static void settle(void *arg)
 		n->flush_retry_ms = now_ms + 1000;
 	} else {
 		n->flush_retry_ms = UINT64_MAX;
-		n->flush_failed = false;
+		n->flush_failed = n->moved = false;
 		for (unsigned int i = 0; i < NODES_MAX; i++) {
 			if (n->going & 1u << i)
 				n->pins.remotes[i][0] = '\0';
@@ -414,6 +424,7 @@ void node_start(struct node *n)
 	sim_process_on_turn(n->process, settle, n);
 	n->flush_retry_ms = UINT64_MAX;
 	n->going = 0;
+	n->moved = false;
 	if (fib_new(&fib_ops, n, &n->fib) < 0 ||
 	    mirror_new(n->name, &mirror_ops, n, &n->mirror) < 0 ||
 	    uplink_new(&options, &link_ops, n, n->mirror, sim_now_ms(), &n->uplink) < 0)
@@ -445,6 +456,7 @@ void node_kill(struct node *n, bool reboot)
 		if (n->call)
 			rpc_call_set_userdata(n->call, NULL);
 		n->call = NULL;
+		link_aside_end(&n->aside);
 		sim_process_kill(n->process);
 		rpc_channel_free(n->channel);
 		uplink_free(n->uplink);

@@ -8,13 +8,15 @@
  * of the agents (uplink, mirror, fib) in one process, on a clock that only
  * events move. What stands in for the rest:
  *
- *   net.c      common/rpc.h on made-up wires: latency, lost connections, frozen
- *              processes, cuts of either direction, backpressure; every message is
- *              packed and unpacked, so the wire format is the real one
+ *   net.c      common/rpc.h on made-up wires (net_rpc.c has its calls): latency,
+ *              lost connections and streams, frozen processes, cuts of either
+ *              direction, backpressure; every message is packed and unpacked, so the
+ *              wire format is the real one. Each stream has an order of its own
  *   db.c       a store that outlives its controllers, with delays and outages
  *   db_shared.c  the same for several controllers, after etcd*.c: sessions by
  *              compare and swap, leases, a watch for each that may lag or be cut
- *   node.c     an agent: what agent.c and link.c do, on a table for the maps
+ *   node.c     an agent: what agent.c and link.c do, on a table for the maps; its
+ *              second stream is the real one (node/aside.c)
  *   world.c    what the workloads want, faults, and the laws
  *   main.c     seeds
  *
@@ -26,7 +28,7 @@
  * that a controller is cut off from fails, and one commit in 200 fails with a part of
  * it in.
  *
- * Two rules cannot be seen from here, as the laws hold without them too, so unit
+ * Three rules cannot be seen from here, as the laws hold without them too, so unit
  * tests show them:
  *   - An older row never replaces a newer (S08). A controller sends a segment's
  *     rows in the order of their revisions, a snapshot's too, and no deltas between
@@ -36,6 +38,8 @@
  *   - What was in flight when a session ended is due again. The next session's full
  *     report names it anyway; the rule matters before an agent knows its members
  *     (whole_at_ms), for less than a second here.
+ *   - What is acknowledged aside is read at once (S26): with the next heartbeat it is
+ *     read in any case, and no law counts milliseconds.
  * A store that does not fence older sessions is seen since there are controllers
  * that lag behind another's session.
  */
@@ -83,6 +87,10 @@ void sim_process_kill(struct rpc *rpc);
 void sim_process_freeze(struct rpc *rpc, bool frozen);
 /* Its connections break, both ends learn it. */
 void sim_connections_lose(struct rpc *rpc);
+/* One of them alone; with what its peer was still to be told, or after that. */
+void sim_stream_lose(struct rpc_call *call, bool with_what_is_under_way);
+/* What is said on it from now on arrives that late, and what follows after it. */
+void sim_stream_delay(struct rpc_call *call, uint64_t us);
 bool sim_process_is_frozen(const struct rpc *rpc);
 const char *sim_process_name(const struct rpc *rpc);
 /* Its main loop's turn: runs after callbacks, and when it was asked for. */

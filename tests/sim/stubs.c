@@ -90,11 +90,3 @@ bool rpc_has_more(const struct rpc *rpc)
 {
 	return false;
 }
-
-void rpc_call_hold(struct rpc_call *call)
-{
-}
-
-void rpc_call_read_on(struct rpc_call *call)
-{
-}

@@ -246,6 +246,10 @@ static void check_session(const struct node *n, const struct member_controller *
 		sim_fail("%s has a session with %s, which does not know", n->name, m->name);
 	else if (!session_has_applied(known->session, log_revision(m->c->log)))
 		sim_fail("%s has not acknowledged what %s has", n->name, m->name);
+	else if (!n->aside.call != !((struct session *)known->session)->aside)
+		sim_fail("%s and %s do not have the same second stream", n->name, m->name);
+	else if (!n->aside.call && !n->aside_lost)
+		sim_fail("%s says nothing aside", n->name);
 }
 
 static void check_counters(const struct node *n)
@@ -456,6 +460,32 @@ static void fault_network(void)
 		cut_for(m->host, n->index, us);
 }
 
+static void aside_lose(struct node *n)
+{
+	sim_trace("%s: Aside is lost", n->name);
+	n->aside_lost = true;
+	sim_stream_lose(n->aside.call, sim_chance(50));
+}
+
+/* One stream of a session, and not the other. */
+static void fault_stream(void)
+{
+	struct node *n = random_node();
+	bool aside = sim_chance(70);
+
+	if (!n->process)
+		return;
+	if (sim_chance(50)) {
+		sim_trace("%s: %s is slow", n->name, aside ? "Aside" : "Sync");
+		sim_stream_delay(aside ? n->aside.call : n->call, sim_random(SIM_S));
+	} else if (aside) {
+		aside_lose(n);
+	} else {
+		sim_trace("%s: Sync is lost", n->name);
+		sim_stream_lose(n->call, sim_chance(50));
+	}
+}
+
 static void fault_controller(void)
 {
 	struct member_controller *m = random_controller();
@@ -522,24 +552,27 @@ static void fault_duplicate(void)
 
 static void fault_event(void *arg)
 {
-	uint64_t end = (uint64_t)(uintptr_t)arg, dice = sim_random(100);
+	bool soon;
+	uint64_t end = (uint64_t)(uintptr_t)arg, dice = sim_random(world.busy ? 3000 : 100);
 
 	if (sim_now >= end)
 		return;
-	if (dice < 60)
-		burst();
-	else if (dice < 74)
+	if (dice < 14)
 		fault_agent();
-	else if (dice < 86)
+	else if (dice < 22)
 		fault_network();
-	else if (dice < 92)
+	else if (dice < 26)
+		fault_stream();
+	else if (dice < 32)
 		fault_controller();
-	else if (dice < 98)
+	else if (dice < 38)
 		fault_store();
-	else
+	else if (dice < 40)
 		fault_duplicate();
-	sim_at(sim_now + 1 + sim_random(sim_chance(50) ? 5 * SIM_MS : 600 * SIM_MS), fault_event,
-	       arg);
+	else
+		burst();
+	soon = sim_chance(world.busy ? 98 : 50);
+	sim_at(sim_now + 1 + sim_random(soon ? 5 * SIM_MS : 600 * SIM_MS), fault_event, arg);
 }
 
 static void heal_all(void)
@@ -575,6 +608,26 @@ static void heal_all(void)
 	}
 }
 
+/* What was under way on a second stream when it ended is said again, soon; what comes
+ * of it later than what was said on the first since does no harm. */
+static void check_without_asides(void)
+{
+	for (int i = 0; i < 3; i++) {
+		struct node *n = random_node();
+
+		burst();
+		if (n->process && sim_chance(50))
+			sim_stream_delay(n->aside.call, sim_random(800 * SIM_MS));
+		run_for(sim_random(150 * SIM_MS));
+		if (n->process)
+			aside_lose(n);
+	}
+	/* A map that cannot be written is tried again each second. */
+	run_for(world.flush_failures ? 15 * SIM_S : 3 * SIM_S);
+	if (!sim_failed)
+		check();
+}
+
 /* ---- a run ------------------------------------------------------------------------------- */
 
 static void confirm(void)
@@ -599,6 +652,7 @@ static void world_init(void)
 	world.hold_ms = 3000 + sim_random(4000);
 	world.log_tombstones = tombstones[sim_random(3)];
 	world.flush_failures = sim_chance(30) ? 5 : 0;
+	world.busy = sim_chance(10);
 	for (unsigned int i = 0; i < world.n_controllers; i++) {
 		struct member_controller *m = &world.controllers[i];
 
@@ -651,6 +705,8 @@ bool world_run(uint64_t seed)
 			check();
 		if (!sim_failed)
 			check_silence();
+		if (!sim_failed)
+			check_without_asides();
 		confirm();
 	}
 	world.confirmed_at = 0;

@@ -3,6 +3,7 @@
 
 /* The mesh of one run: who is there, what is wanted, what each node does. */
 #include "controller/controller.h"
+#include "node/aside.h"
 #include "node/fib.h"
 #include "node/mirror.h"
 #include "node/uplink.h"
@@ -51,7 +52,10 @@ struct node {
 	struct uplink *uplink;
 	struct rpc_channel *channel;
 	struct rpc_call *call;
+	struct link_aside aside;
+	bool aside_lost; /* of this session, by a fault */
 	bool adopting, deferred, flush_failed;
+	bool moved;	/* the mirror, since the maps were written */
 	uint32_t going; /* VTEPs to take out after the flush */
 	uint64_t flush_retry_ms;
 	uint64_t last_good; /* when a controller could last hear it */
@@ -79,6 +83,7 @@ struct world {
 	uint64_t hold_ms, confirmed_at; /* the laws held everywhere at this time */
 	uint32_t log_tombstones;
 	unsigned int flush_failures; /* percent */
+	bool busy;		     /* many changes for each fault */
 	uint64_t changes;
 };
 

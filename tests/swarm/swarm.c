@@ -134,7 +134,7 @@ static void on_message(struct rpc_call *call, const ProtobufCMessage *message)
 	}
 	uplink_message(a->uplink, m, swarm_now_ms());
 	if (a->call && m->message_case == MCMESH__V1__CONTROLLER_MESSAGE__MESSAGE_WELCOME)
-		aside_begin(&a->aside, a->channel, a->name, m->welcome);
+		link_aside_begin(&a->aside, a->channel, a->uplink, a->name, m->welcome);
 	if (mirror_revision(a->mirror, a->segment) != before)
 		a->applied_us = swarm_now_us();
 	if (!a->queued)
@@ -148,7 +148,7 @@ static void on_close(struct rpc_call *call, int status, const char *text)
 	if (!a)
 		return;
 	a->call = NULL;
-	aside_end(&a->aside);
+	link_aside_end(&a->aside);
 	went_down(a);
 	uplink_closed(a->uplink, status, text, swarm_now_ms());
 	if (!a->queued)
@@ -166,7 +166,7 @@ static void agent_disconnect(void *userdata)
 		rpc_call_cancel(a->call);
 		a->call = NULL;
 	}
-	aside_end(&a->aside);
+	link_aside_end(&a->aside);
 	rpc_channel_free(a->channel);
 	a->channel = NULL;
 	a->opening = false;
@@ -200,7 +200,7 @@ static void agent_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
 		a->reported_us = swarm_now_us();
 		a->swarm->rows_reported += message->report->n_members;
 	}
-	if (a->call && !aside_send(&a->aside, message))
+	if (a->call && !link_aside_send(&a->aside, message))
 		rpc_call_send(a->call, &message->base);
 }
 

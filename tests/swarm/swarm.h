@@ -49,7 +49,7 @@ struct swarm_agent {
 	struct rpc_tls *tls;
 	struct rpc_channel *channel;
 	struct rpc_call *call;
-	struct aside aside;
+	struct link_aside aside;
 	bool up, counts_as_connecting, dirty, queued, opening;
 	uint64_t slot; /* in the wheel: due then */
 	uint64_t reported, accepted, accepted_revision;

@@ -387,6 +387,29 @@ Test(uplink, S10_acks_come_after_the_maps_and_at_most_every_50_ms)
 	drop(&b);
 }
 
+Test(uplink, S26_what_was_acknowledged_aside_is_said_again_when_it_ends)
+{
+	struct bed b = make(controllers, 0);
+
+	up(&b, 1000);
+	bookmark(&b, 1, 0, 4, 1000);
+	cr_assert(uplink_applied(b.uplink, 1001));
+	cr_assert_eq(count("ack"), 1);
+	uplink_acks_lost(b.uplink);
+	cr_assert_not(uplink_applied(b.uplink, 1002));
+	cr_assert_eq(count("ack"), 1, "not before the interval");
+	uplink_expire(b.uplink, uplink_next_ms(b.uplink));
+	cr_assert_eq(count("ack"), 2);
+	cr_assert_not(uplink_applied(b.uplink, 2000));
+	cr_assert_eq(count("ack"), 2, "once");
+	/* Nor of what is not in the maps yet. */
+	bookmark(&b, 1, 4, 5, 2000);
+	uplink_acks_lost(b.uplink);
+	uplink_expire(b.uplink, 2100);
+	cr_assert_eq(count("ack"), 2);
+	drop(&b);
+}
+
 static void sending(struct bed *b, uint32_t first, uint32_t second, uint64_t now)
 {
 	struct sending_list list = { .n = 0 };
