@@ -15,3 +15,6 @@ mcmesh_test(test_bpf_engines LABEL bpf
 	LIBS mcmesh_bpf_harness)
 # Rows of engines leave out what does not apply.
 target_compile_options(test_bpf_engines PRIVATE -Wno-missing-field-initializers)
+mcmesh_test(test_bpf_crowd LABEL bpf SOURCES ${CMAKE_CURRENT_LIST_DIR}/test_crowd.c
+	LIBS mcmesh_bpf_harness)
+target_compile_options(test_bpf_crowd PRIVATE -Wno-missing-field-initializers)
