@@ -61,13 +61,8 @@ static void add_link(struct agent *a, uint32_t *ifindexes, size_t *n, uint32_t i
 {
 	const struct rtnl_link *link = rtnl_link_by_index(a->rtnl, ifindex);
 
-	if (!link || !link->ethernet || *n == AGENT_UNDERLAYS_MAX)
-		return;
-	for (size_t i = 0; i < *n; i++) {
-		if (ifindexes[i] == ifindex)
-			return;
-	}
-	ifindexes[(*n)++] = ifindex;
+	if (link && link->ethernet)
+		ways_link_add(ifindexes, AGENT_UNDERLAYS_MAX, n, ifindex);
 }
 
 /* Where plain packets of other nodes come in; nowhere, if they are to pass what
@@ -297,11 +292,13 @@ static void ports_look(struct agent *a, uint64_t now_ms)
 void agent_paths_expire(struct agent *a, uint64_t now_ms)
 {
 	struct agent_remote *remote, *next;
+	enum ways_round round;
 
 	ports_look(a, now_ms);
-	if (now_ms >= a->ways.due_ms) {
+	round = ways_round_due(&a->ways, now_ms);
+	if (round == WAYS_ROUND_ALL) {
 		paths_ask_all(a, now_ms);
-	} else if (a->ways.some_due) {
+	} else if (round == WAYS_ROUND_SOME) {
 		HASH_ITER (hh, a->remotes, remote, next) {
 			if (remote->path_due)
 				path_ask(a, remote);
@@ -309,7 +306,7 @@ void agent_paths_expire(struct agent *a, uint64_t now_ms)
 		underlays_write(a);
 	}
 	a->ways.some_due = false;
-	if (now_ms >= a->ways.hold_ms) {
+	if (ways_hold_due(&a->ways, now_ms)) {
 		datapath_paths_hold(a->datapath, (now_ms + WAYS_HOLD_MS) * NS_PER_MS);
 		ways_held(&a->ways, now_ms);
 	}

@@ -30,6 +30,28 @@ uint64_t ways_next_ms(const struct ways_clock *c)
 	return c->due_ms < c->hold_ms ? c->due_ms : c->hold_ms;
 }
 
+enum ways_round ways_round_due(const struct ways_clock *c, uint64_t now_ms)
+{
+	if (now_ms >= c->due_ms)
+		return WAYS_ROUND_ALL;
+	return c->some_due ? WAYS_ROUND_SOME : WAYS_ROUND_NONE;
+}
+
+bool ways_hold_due(const struct ways_clock *c, uint64_t now_ms)
+{
+	return now_ms >= c->hold_ms;
+}
+
+void ways_link_add(uint32_t *links, size_t max, size_t *n, uint32_t ifindex)
+{
+	for (size_t i = 0; i < *n; i++) {
+		if (links[i] == ifindex)
+			return;
+	}
+	if (*n < max)
+		links[(*n)++] = ifindex;
+}
+
 bool ways_neighbour_matters(const struct rtnl_path *path, uint32_t ifindex,
 			    const struct addr *neighbour)
 {

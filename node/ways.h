@@ -3,6 +3,7 @@
 
 /* The rules of node/paths.c: which short way is right now, and when to look again. */
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "node/config.h"
@@ -28,6 +29,19 @@ void ways_changed(struct ways_clock *clock);
 void ways_asked(struct ways_clock *clock, uint64_t now_ms);
 void ways_held(struct ways_clock *clock, uint64_t now_ms);
 uint64_t ways_next_ms(const struct ways_clock *clock);
+
+enum ways_round {
+	WAYS_ROUND_NONE,
+	WAYS_ROUND_SOME, /* of those whose neighbour changed */
+	WAYS_ROUND_ALL,
+};
+
+/* What is to be asked for now. */
+enum ways_round ways_round_due(const struct ways_clock *clock, uint64_t now_ms);
+bool ways_hold_due(const struct ways_clock *clock, uint64_t now_ms);
+
+/* Each link once, of the first `max`. */
+void ways_link_add(uint32_t *links, size_t max, size_t *n, uint32_t ifindex);
 
 /* May the path be another, now that the link's neighbour changed? */
 bool ways_neighbour_matters(const struct rtnl_path *path, uint32_t ifindex,

@@ -3,7 +3,6 @@
 every packet once and in order, whoever comes and goes (laws L1 and L7)."""
 import contextlib
 import itertools
-import os
 import select
 import time
 
@@ -43,7 +42,8 @@ TAPS = [f"n1p{i}" for i in range(3, 9)]
 def engine(request, mesh):
     mesh_up(TLS, "--nodes", str(len(PORTS)), "--ports", "2", "--agent-set=gmp.fast_leave=yes",
             *(f"--agent-set={s}" for s in USUAL + ENGINES[request.param]))
-    os.environ["MCMESH_LAB_TAPS"] = " ".join(TAPS if request.param == "taps" else ())
+    taps = pytest.MonkeyPatch()
+    taps.setenv("MCMESH_LAB_TAPS", " ".join(TAPS if request.param == "taps" else ()))
     names = [f"{node}p{i}" for node, n in PORTS.items() for i in range(3, n + 1)]
     for name in names:
         topo.workload_up(name)
@@ -52,6 +52,7 @@ def engine(request, mesh):
             [p for p in mesh.json("port", "list", agent=node)["ports"] if p["state"] == "UP"])
             == n, 15)
     yield request.param
+    taps.undo()
     mesh_up(TLS)
 
 

@@ -65,7 +65,10 @@ def engine(request, mesh):
     for name in (["n1", "n2", "n3"] if request.param.startswith("poor") else []):
         for device in (topo.UPLINK, *(f"{name}p{i}" for i in range(1, 5))):
             leave_all_to_the_kernel(name, device)
+    taps = pytest.MonkeyPatch()  # ports that are made again are what they were
+    taps.setenv("MCMESH_LAB_TAPS", " ".join(o.split("=")[1] for o in options if "=" in o))
     yield request.param
+    taps.undo()
     mesh_up(TLS)
 
 

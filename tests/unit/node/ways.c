@@ -70,6 +70,62 @@ Test(ways, held_anew_well_before_the_hold_ends)
 	cr_expect_geq(ways_next_ms(&c), 100000 + WAYS_HOLD_MS / 4);
 }
 
+Test(ways, a_round_is_due_at_its_time_and_not_before)
+{
+	struct ways_clock c = { 0 };
+
+	ways_asked(&c, 100000);
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_REFRESH_MS - 1), WAYS_ROUND_NONE);
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_REFRESH_MS), WAYS_ROUND_ALL);
+	c.some_due = true;
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_REFRESH_MS - 1), WAYS_ROUND_SOME);
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_REFRESH_MS), WAYS_ROUND_ALL,
+		     "they are among all");
+	c.some_due = false;
+	ways_changed(&c);
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_PAUSE_MS - 1), WAYS_ROUND_NONE);
+	cr_expect_eq(ways_round_due(&c, 100000 + WAYS_PAUSE_MS), WAYS_ROUND_ALL);
+}
+
+/* A clock that was never asked, as at the start. */
+Test(ways, the_first_turn_asks_and_holds)
+{
+	struct ways_clock c = { 0 };
+
+	cr_expect_eq(ways_round_due(&c, 0), WAYS_ROUND_ALL);
+	cr_expect(ways_hold_due(&c, 0));
+	cr_expect_eq(ways_next_ms(&c), 0);
+}
+
+Test(ways, the_hold_is_due_at_its_time_and_not_before)
+{
+	struct ways_clock c = { 0 };
+
+	ways_asked(&c, 1000000);
+	ways_held(&c, 100000);
+	cr_expect_not(ways_hold_due(&c, ways_next_ms(&c) - 1));
+	cr_expect(ways_hold_due(&c, ways_next_ms(&c)));
+	ways_held(&c, ways_next_ms(&c));
+	cr_expect_not(ways_hold_due(&c, c.hold_ms - 1));
+}
+
+/* ---- links ---- */
+
+Test(ways, a_link_is_there_once_and_no_more_than_there_is_room_for)
+{
+	uint32_t links[4] = { 0, 0, 0, 99 };
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < 6; i++)
+		ways_link_add(links, 3, &n, 7 + i / 2);
+	cr_expect_eq(n, 3);
+	cr_expect(links[0] == 7 && links[1] == 8 && links[2] == 9);
+	ways_link_add(links, 3, &n, 10);
+	ways_link_add(links, 3, &n, 8);
+	cr_expect_eq(n, 3);
+	cr_expect_eq(links[3], 99, "nothing behind the end");
+}
+
 /* ---- neighbours ---- */
 
 Test(ways, only_the_neighbour_of_a_path_matters)
