@@ -22,8 +22,9 @@
  * counter bears the packet's name, so that one that is taken too late, or by
  * another packet meanwhile, is missed and counted, and never makes a duplicate.
  *
- * Where more ports follow than a chunk has, the copy behind the last goes on with
- * the next chunk, as the packet that it is.
+ * A fan serves two chunks of a list, for its copies are cheaper than a new start.
+ * Where more ports follow, the copy behind the last goes on with the chunk after
+ * them, as the packet that it is.
  */
 #include "drop.h"
 #include "encapsulate.h"
@@ -36,17 +37,20 @@
 #define CB_CPU	 3
 #define CB_RUN	 4
 
-/* The fan for the ports of the list from this chunk on; 0: none. */
-static __always_inline __u32 fan_find(const struct replicate *r, __u32 chunk)
+/* The fan for the ports of the list from this chunk on: r->fan, 0: none. True where
+ * nothing is left to do but to send it there. */
+static __always_inline bool fan_find(struct replicate *r, __u32 chunk)
 {
 	struct dp_list *list = bpf_map_lookup_elem(&lists, &chunk);
 	__u32 copies, *ifindex;
 
+	r->fan = 0;
 	if (!list || list->fan < DP_FAN_MIN || r->keep || r->skip_bridge || list->seq != r->seq)
-		return 0;
+		return false;
 	copies = list->fan;
 	ifindex = bpf_map_lookup_elem(&fans, &copies);
-	return ifindex ? *(volatile __u32 *)ifindex : 0;
+	r->fan = ifindex ? *(volatile __u32 *)ifindex : 0;
+	return r->fan && (list->no_remotes || !r->to_remotes);
 }
 
 static __always_inline int send_to_fan(struct __sk_buff *skb, struct replicate *r)

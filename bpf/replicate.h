@@ -156,7 +156,8 @@ static __always_inline int replicate(struct __sk_buff *skb, struct replicate *r,
 
 	r->seq = route->seq;
 	r->first = index;
-	r->fan = fan_find(r, index);
+	if (fan_find(r, index))
+		return send_to_fan(skb, r);
 	for (int i = 0; i < DP_LIST_CHAIN; i++) {
 		int next = replicate_chunk(skb, r, index);
 
@@ -198,6 +199,13 @@ static __always_inline int fan_input(struct __sk_buff *skb, bool first)
 	n = rc;
 	if (!list || list->seq != skb->cb[CB_SEQ])
 		return -DP_DROP_LIST_BROKEN;
+	if (list->fan_more && n >= list->n_ports) {
+		n -= list->n_ports;
+		chunk = list->next;
+		list = bpf_map_lookup_elem(&lists, &chunk);
+		if (!list || list->seq != skb->cb[CB_SEQ])
+			return -DP_DROP_LIST_BROKEN;
+	}
 	if (n < list->n_ports && n < DP_LIST_ENTRIES)
 		return fan_deliver(skb, list->key.segment, list->entry[n]);
 	return fan_go_on(skb, chunk);

@@ -18,8 +18,9 @@
 #define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
 #define DP_NODE_NAME	 64   /* with the NUL */
 #define DP_PORT_CACHE	 8192 /* a power of two */
-#define DP_FANS		 64   /* elements of `fans` */
-#define DP_FAN_MAX	 33   /* copies by one fan: of a chunk, and one that goes on */
+#define DP_FANS		 128  /* elements of `fans` */
+#define DP_FAN_CHUNKS	 2    /* of a list, that one fan serves */
+#define DP_FAN_MAX	 65   /* copies by one fan: of those chunks, and one that goes on */
 #define DP_FAN_RUNS	 64   /* packets of a CPU that fans are at work on, nested or queued */
 #define DP_DIRECT_MAX	 2048 /* remotes of a packet that share one encapsulation */
 #define DP_PATH_OVERSIZE 0    /* number of the path of what is too long for the others */
@@ -82,8 +83,9 @@ struct dp_list {
 	__u32 next; /* chunk, or 0 */
 	__u16 n_ports;
 	__u16 n_remotes;
-	__u32 fan; /* copies that a fan is to make of it, one more if ports follow; 0: by clones */
-	__u32 pad;
+	__u16 fan;	  /* copies that a fan is to make, from this chunk on; 0: by clones */
+	__u16 fan_more;	  /* chunks behind this one that it serves as well */
+	__u32 no_remotes; /* there are none in the whole list */
 	__u32 routers; /* bit i: entry i is here only because it gets every group; the agent's own */
 	__u32 entry[DP_LIST_ENTRIES]; /* numbers of ports, then of remotes */
 };
@@ -206,7 +208,8 @@ DP_ASSERT_OFFSET(struct dp_list, seq, 40);
 DP_ASSERT_OFFSET(struct dp_list, n_ports, 48);
 DP_ASSERT_OFFSET(struct dp_list, entry, 64);
 _Static_assert(DP_LIST_ENTRIES <= 32, "bits of dp_list.routers");
-_Static_assert(DP_FAN_MAX == DP_LIST_ENTRIES + 1 && DP_FAN_MAX < DP_FANS, "fans");
+DP_ASSERT_OFFSET(struct dp_list, fan, 52);
+_Static_assert(DP_FAN_MAX == DP_FAN_CHUNKS * DP_LIST_ENTRIES + 1 && DP_FAN_MAX < DP_FANS, "fans");
 DP_ASSERT_SIZE(struct dp_port, 24);
 DP_ASSERT_SIZE(struct dp_path, 40);
 DP_ASSERT_SIZE(struct dp_segment, 16);

@@ -7,7 +7,7 @@
  * of the map `fans`.
  *
  *   mcmfan0, mcmfan1   where copies arrive; our program is at their ingress
- *   mcmfan2 … 33       make N copies: at the ingress a clsact with one act_mirred a
+ *   mcmfan2 … 65       make N copies: at the ingress a clsact with one act_mirred a
  *                      copy, the last of which takes the packet itself
  *
  * Those of a number are made when the first list of so many ports is written, a
@@ -246,15 +246,14 @@ static void fan_publish(struct datapath *dp, uint32_t n, uint32_t ifindex)
 /* What a fan whose number is n does with a packet. */
 static int fan_fill(struct datapath *dp, uint32_t ifindex, uint32_t n)
 {
-	uint32_t in_first = n < FAN_ACTIONS ? n : FAN_ACTIONS, more = n - in_first;
+	uint32_t first = dp->fans[DP_FAN_FIRST], rest = dp->fans[DP_FAN_REST];
 	int rc = clsact_add(dp, ifindex);
 
-	if (rc == 0)
-		rc = filter_add(dp, ifindex, 1, dp->fans[DP_FAN_FIRST], dp->fans[DP_FAN_REST],
-				in_first, !more);
-	if (rc == 0 && more)
-		rc = filter_add(dp, ifindex, 2, dp->fans[DP_FAN_REST], dp->fans[DP_FAN_REST], more,
-				true);
+	for (uint32_t i = 0, copies; rc == 0 && i < n; i += copies) {
+		copies = n - i < FAN_ACTIONS ? n - i : FAN_ACTIONS;
+		rc = filter_add(dp, ifindex, 1 + i / FAN_ACTIONS, i ? rest : first, rest, copies,
+				i + copies == n);
+	}
 	return rc;
 }
 
@@ -323,28 +322,35 @@ static void pair_give_up(struct datapath *dp, uint32_t n)
 /* First those that lead to the others. */
 static void fans_give_up(struct datapath *dp)
 {
-	for (uint32_t n = DP_FAN_MIN; n < DP_FANS; n += 2)
+	for (uint32_t n = DP_FAN_MIN; n < dp->n_fans; n += 2)
 		pair_give_up(dp, n);
 	pair_give_up(dp, DP_FAN_FIRST);
 }
 
+_Static_assert(DP_FANS <= 2 * 64, "bits of fans_wanted");
+
 /* ---- when ------------------------------------------------------------------- */
 
-uint32_t datapath_fan_want(struct datapath *dp, uint32_t copies)
+uint32_t datapath_fan_chunks(const struct datapath *dp)
 {
-	if (copies < DP_FAN_MIN || copies > DP_FAN_MAX)
+	return DP_FAN_MAX < dp->n_fans ? DP_FAN_CHUNKS : 1;
+}
+
+uint16_t datapath_fan_want(struct datapath *dp, uint32_t copies)
+{
+	if (copies < DP_FAN_MIN || copies > DP_FAN_MAX || copies >= dp->n_fans)
 		return 0;
-	if (dp->fans_possible && !dp->fans[copies] && !(dp->fans_wanted & 1U << copies / 2)) {
-		dp->fans_wanted |= 1U << copies / 2;
+	if (dp->fans_possible && !dp->fans[copies] && !(dp->fans_wanted & 1ULL << copies / 2)) {
+		dp->fans_wanted |= 1ULL << copies / 2;
 		if (!dp->fans_failed)
 			dp->fans_due_ms = 0; /* soon */
 	}
-	return copies;
+	return (uint16_t)copies;
 }
 
 static bool fans_are_well(struct datapath *dp)
 {
-	for (uint32_t n = 0, ifindex; n < DP_FANS; n++) {
+	for (uint32_t n = 0, ifindex; n < dp->n_fans; n++) {
 		if (datapath_map_get(dp->skel->maps.fans, &n, &ifindex) < 0 ||
 		    ifindex != dp->fans[n])
 			return false;
@@ -363,13 +369,13 @@ static int fans_build(struct datapath *dp)
 
 	if (dp->fans_wanted && !dp->fans[DP_FAN_FIRST])
 		rc = pair_build(dp, DP_FAN_FIRST);
-	for (uint32_t i = 0, n = 0; rc == 0 && i < DP_FANS / 2 && n < FAN_BUILDS; i++) {
-		if (!(dp->fans_wanted & 1U << i))
+	for (uint32_t i = 0, n = 0; rc == 0 && i < dp->n_fans / 2 && n < FAN_BUILDS; i++) {
+		if (!(dp->fans_wanted & 1ULL << i))
 			continue;
 		if (!dp->fans[2 * i])
 			rc = pair_build(dp, 2 * i);
 		if (rc == 0)
-			dp->fans_wanted &= ~(1U << i);
+			dp->fans_wanted &= ~(1ULL << i);
 		n++;
 	}
 	return rc;
@@ -378,9 +384,9 @@ static int fans_build(struct datapath *dp)
 /* Of what there was, all is wanted again. */
 static void fans_renew(struct datapath *dp)
 {
-	for (uint32_t i = 1; i < DP_FANS / 2; i++) {
+	for (uint32_t i = 1; i < dp->n_fans / 2; i++) {
 		if (dp->fans[2 * i])
-			dp->fans_wanted |= 1U << i;
+			dp->fans_wanted |= 1ULL << i;
 	}
 	fans_give_up(dp);
 }
@@ -405,7 +411,7 @@ uint64_t datapath_fans_next_ms(const struct datapath *dp)
 
 void datapath_link_changed(struct datapath *dp, uint32_t ifindex)
 {
-	for (uint32_t n = 0; n < DP_FANS; n++) {
+	for (uint32_t n = 0; n < dp->n_fans; n++) {
 		if (dp->fans[n] == ifindex && (!is_ours(ifindex) || !is_up(dp, ifindex)))
 			dp->fans_due_ms = 0;
 	}
@@ -415,7 +421,7 @@ uint32_t datapath_fans_count(const struct datapath *dp)
 {
 	uint32_t n = 0;
 
-	for (uint32_t i = DP_FAN_MIN; i < DP_FANS; i++)
+	for (uint32_t i = DP_FAN_MIN; i < dp->n_fans; i++)
 		n += dp->fans[i] != 0;
 	return n;
 }
@@ -430,7 +436,7 @@ const char *datapath_engine_name(const struct datapath *dp)
 /* Takes over those of an earlier agent, and what it wanted to have. */
 static void fans_adopt(struct datapath *dp)
 {
-	for (uint32_t n = 0; n < DP_FANS; n++) {
+	for (uint32_t n = 0; n < dp->n_fans; n++) {
 		if (datapath_map_get(dp->skel->maps.fans, &n, &dp->fans[n]) < 0)
 			dp->fans[n] = 0;
 	}
@@ -456,6 +462,9 @@ int datapath_fans_init(struct datapath *dp, const struct datapath_options *optio
 	if (mnl_socket_bind(dp->fan_socket, 0, MNL_SOCKET_AUTOPID) < 0)
 		return -errno;
 	dp->fans_possible = !options->no_fans;
+	dp->n_fans = bpf_map__max_entries(dp->skel->maps.fans);
+	if (dp->n_fans > DP_FANS)
+		dp->n_fans = DP_FANS;
 	fans_adopt(dp);
 	return 0;
 }

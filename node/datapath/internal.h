@@ -78,7 +78,8 @@ struct datapath {
 	bool fans_possible, fans_failed;
 	uint32_t fan_min_ports;
 	uint32_t fans[DP_FANS]; /* as in the map */
-	uint32_t fans_wanted;	/* bit n / 2: fan n */
+	uint32_t n_fans;	/* that it has room for: fewer, where an older agent made it */
+	uint64_t fans_wanted;	/* bit n / 2: fan n */
 	uint64_t fans_due_ms;
 
 	uint32_t underlays[DATAPATH_UNDERLAYS_MAX]; /* that have our program */
@@ -144,8 +145,11 @@ void datapath_fans_destroy(int map_fd);
 void datapath_fans_tick(struct datapath *dp, uint64_t now_ms);
 uint64_t datapath_fans_next_ms(const struct datapath *dp);
 
-/* A list is to have chunks of so many copies. What to write into them. */
-uint32_t datapath_fan_want(struct datapath *dp, uint32_t copies);
+/* How many chunks of a list a fan serves. */
+uint32_t datapath_fan_chunks(const struct datapath *dp);
+
+/* A list is to have so many copies made at once. What to write into its chunk. */
+uint16_t datapath_fan_want(struct datapath *dp, uint32_t copies);
 
 /* punt.c */
 int datapath_punt_init(struct datapath *dp);

@@ -150,6 +150,25 @@ static uint32_t router_bits(const struct members *m, size_t begin, size_t end)
 	return bits;
 }
 
+struct fan_plan {
+	uint16_t copies, more; /* dp_list.fan, dp_list.fan_more */
+};
+
+/* Of the chunk that begins with that receiver. */
+static struct fan_plan fan_plan(struct datapath *dp, const struct members *m, size_t begin)
+{
+	size_t chunks = datapath_fan_chunks(dp), most = chunks * DP_LIST_ENTRIES, ports;
+
+	/* Those between are served by a fan that began before them. */
+	if (m->n_ports < dp->fan_min_ports || begin >= m->n_ports || begin % most)
+		return (struct fan_plan){ 0 };
+	ports = m->n_ports - begin;
+	return (struct fan_plan){
+		.copies = datapath_fan_want(dp, (uint32_t)(ports > most ? most + 1 : ports)),
+		.more = ports > DP_LIST_ENTRIES ? (uint16_t)(chunks - 1) : 0,
+	};
+}
+
 /* Writes the list from its end to its beginning. 0 and its name, or -ENOSPC. */
 static int list_make(struct datapath *dp, const struct dp_route_key *key, const struct members *m,
 		     struct dp_route *ret_value)
@@ -168,6 +187,7 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 						   : m->n_ports - begin;
 		uint32_t number = numbers_take(&dp->list_numbers);
 		struct dp_list *chunk = &dp->lists[number];
+		struct fan_plan fan = fan_plan(dp, m, begin);
 
 		chunk->key = *key;
 		chunk->seq = seq;
@@ -175,10 +195,9 @@ static int list_make(struct datapath *dp, const struct dp_route_key *key, const 
 		chunk->n_ports = (uint16_t)ports;
 		chunk->n_remotes = (uint16_t)(end - begin - ports);
 		chunk->routers = router_bits(m, begin, end);
-		chunk->fan = m->n_ports >= dp->fan_min_ports
-				     ? datapath_fan_want(dp, (uint32_t)ports + (end < m->n_ports))
-				     : 0;
-		chunk->pad = 0;
+		chunk->fan = fan.copies;
+		chunk->fan_more = fan.more;
+		chunk->no_remotes = !m->n_remotes;
 		if (end > begin)
 			memcpy(chunk->entry, m->entries + begin,
 			       (end - begin) * sizeof(*m->entries));
