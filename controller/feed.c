@@ -327,6 +327,8 @@ static void sub_start(struct feed *feed, struct sub *sub, bool same_epoch)
 		sub->comparable_from = log_revision(feed->c->log);
 	sub->comparable = registry_is_complete(feed->c->registry, controller_now_ms());
 	sub->incomplete = !sub->comparable;
+	/* An agent that restarted trusts its own rows once it is where its report is. */
+	sub->bookmark = known < feed->bookmarked;
 	sub_make_ready(feed, sub);
 }
 

@@ -33,6 +33,28 @@ void reports_free(struct session *s)
 	report_free(s->gathering);
 }
 
+static void accepted_widened(const struct report *report, struct arena *arena,
+			     Mcmesh__V1__Accepted *a)
+{
+	const void *cursor = NULL;
+	const struct addr *group;
+	size_t n = 0;
+	uint32_t segment;
+
+	while (report_widened(report, &cursor, &segment, &group))
+		n++;
+	a->widened = n ? arena_alloc(arena, n * sizeof(*a->widened)) : NULL;
+	for (cursor = NULL; a->n_widened < n; a->n_widened++) {
+		Mcmesh__V1__Widening *w = arena_alloc(arena, sizeof(*w));
+
+		report_widened(report, &cursor, &segment, &group);
+		mcmesh__v1__widening__init(w);
+		w->segment = segment;
+		w->group.data = (uint8_t *)addr_to_wire(group, &w->group.len);
+		a->widened[a->n_widened] = w;
+	}
+}
+
 static void accepted(struct session *s, struct report *report, uint64_t sequence, uint64_t revision)
 {
 	Mcmesh__V1__ControllerMessage m = MCMESH__V1__CONTROLLER_MESSAGE__INIT;
@@ -41,7 +63,8 @@ static void accepted(struct session *s, struct report *report, uint64_t sequence
 	const struct report_refusal *refusals = NULL;
 
 	a.sequence = sequence;
-	a.revision = revision;
+	/* The log has the report by now; what the store counted besides, no segment comes to. */
+	a.revision = revision < log_revision(s->c->log) ? revision : log_revision(s->c->log);
 	a.n_refused = report ? report_refusals(report, &refusals) : 0;
 	a.refused = arena_alloc(&arena, (a.n_refused + 1) * sizeof(*a.refused));
 	for (size_t i = 0; i < a.n_refused; i++) {
@@ -53,6 +76,8 @@ static void accepted(struct session *s, struct report *report, uint64_t sequence
 		r->reason = (char *)refusals[i].reason;
 		a.refused[i] = r;
 	}
+	if (report)
+		accepted_widened(report, &arena, &a);
 	s->c->counters.rows_refused += a.n_refused;
 	if (a.n_refused)
 		log_warning(

@@ -442,6 +442,7 @@ static void refusals_forget(struct uplink *u)
 	DL_FOREACH2(u->flight, m, flight_next)
 	{
 		m->was_refused = m->refusal != NULL;
+		m->widened = false;
 		free(m->refusal);
 		m->refusal = NULL;
 	}
@@ -466,6 +467,18 @@ static void on_refusal(struct uplink *u, const Mcmesh__V1__Refusal *refusal, uin
 		u->ops.refused(refusal->segment, &group, refusal->reason, u->userdata);
 }
 
+static void on_widening(struct uplink *u, const Mcmesh__V1__Widening *widening)
+{
+	struct member *m;
+	struct addr group;
+
+	if (addr_from_wire(widening->group.data, widening->group.len, &group) < 0)
+		return;
+	m = member_find(u, widening->segment, &group);
+	if (m)
+		m->widened = true;
+}
+
 const char *uplink_refusal(const struct uplink *u, uint32_t segment, const struct addr *group)
 {
 	struct member *m = member_find(u, segment, group);
@@ -480,6 +493,8 @@ static void on_accepted(struct uplink *u, const Mcmesh__V1__Accepted *a, uint64_
 	refusals_forget(u);
 	for (size_t i = 0; i < a->n_refused; i++)
 		on_refusal(u, a->refused[i], now_ms);
+	for (size_t i = 0; i < a->n_widened; i++)
+		on_widening(u, a->widened[i]);
 	u->accepted = a->revision;
 	members_accepted(u);
 	uplink_flush(u, now_ms);

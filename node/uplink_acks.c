@@ -63,6 +63,7 @@ void uplink_ack_if_due(struct uplink *u, uint64_t now_ms)
 static void own_settle_segment(uint32_t segment, uint64_t revision, void *userdata)
 {
 	struct uplink *u = userdata;
+	static const struct filter every = { .mode = FILTER_EXCLUDE };
 	struct member *m, *next;
 
 	if (mirror_is_certain(u->mirror, segment) || revision < u->accepted)
@@ -70,7 +71,8 @@ static void own_settle_segment(uint32_t segment, uint64_t revision, void *userda
 	mirror_own_begin(u->mirror, segment);
 	HASH_ITER (hh, u->members, m, next) {
 		if (m->key.segment == segment && !m->refusal && !filter_is_none(&m->filter) &&
-		    mirror_own_row(u->mirror, segment, &m->key.group, &m->filter) < 0)
+		    mirror_own_row(u->mirror, segment, &m->key.group,
+				   m->widened ? &every : &m->filter) < 0)
 			return; /* at a later ack */
 	}
 	mirror_own_end(u->mirror, segment);

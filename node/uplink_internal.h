@@ -27,6 +27,7 @@ struct member {
 	bool due;	/* on the due list */
 	bool in_flight; /* in the report that is not accepted yet */
 	bool was_refused;
+	bool widened;  /* in the log it has every source: it has too many */
 	char *refusal; /* why a quota refused it; NULL: none did */
 	struct member *prev, *next;
 	struct member *flight_prev, *flight_next;

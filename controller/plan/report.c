@@ -21,7 +21,7 @@ struct growth {
 
 struct row {
 	struct row_key key;
-	bool deleted;
+	bool deleted, widened;
 	struct filter filter;
 	UT_hash_handle hh;
 };
@@ -117,7 +117,8 @@ int report_put(struct report *report, uint32_t segment, const struct addr *group
 	row->filter = *filter;
 	*filter = FILTER_NULL;
 	row->deleted = false;
-	*ret_widened = filter_limit(&row->filter, report->limits.sources_per_member);
+	row->widened = filter_limit(&row->filter, report->limits.sources_per_member);
+	*ret_widened = row->widened;
 	return 0;
 }
 
@@ -131,6 +132,7 @@ int report_delete(struct report *report, uint32_t segment, const struct addr *gr
 	filter_deinit(&row->filter);
 	row->filter = FILTER_NULL;
 	row->deleted = true;
+	row->widened = false;
 	return 0;
 }
 
@@ -302,6 +304,21 @@ int report_diff(struct report *report, const struct log *log, const char *name, 
 	*ret_changes = report->changes;
 	*ret_n = report->n_changes;
 	return 0;
+}
+
+bool report_widened(const struct report *report, const void **cursor, uint32_t *ret_segment,
+		    const struct addr **ret_group)
+{
+	const struct row *row = *cursor ? ((const struct row *)*cursor)->hh.next : report->rows;
+
+	while (row && !row->widened)
+		row = row->hh.next;
+	if (!row)
+		return false;
+	*cursor = row;
+	*ret_segment = row->key.segment;
+	*ret_group = &row->key.group;
+	return true;
 }
 
 size_t report_refusals(const struct report *report, const struct report_refusal **ret_refusals)

@@ -46,4 +46,7 @@ int report_refuse(struct report *report, uint32_t segment, const struct addr *gr
 int report_diff(struct report *report, const struct log *log, const char *node, bool full,
 		const struct log_change **ret_changes, size_t *ret_n);
 
+/* Rows that had too many sources, one after the other; false: no more. */
+bool report_widened(const struct report *report, const void **cursor, uint32_t *ret_segment,
+		    const struct addr **ret_group);
 size_t report_refusals(const struct report *report, const struct report_refusal **ret_refusals);

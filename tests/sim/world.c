@@ -120,6 +120,8 @@ static void controller_start(struct member_controller *m)
 								       : "memory");
 	m->config->insecure = true;
 	m->config->hold_ms = (uint32_t)world.hold_ms;
+	if (world.sources_max)
+		m->config->limits.sources_per_member = world.sources_max;
 	m->config->log_tombstones = world.log_tombstones;
 	m->process = sim_process_new(m->name, m->host);
 	sim_process_on_turn(m->process, controller_run, m);
@@ -184,6 +186,25 @@ void world_judge(struct node *at, unsigned int segment, unsigned int group, unsi
 	}
 }
 
+/* What the log says of the node: with too many sources it takes them all. */
+static bool node_is_sent(const struct node *n, unsigned int segment, unsigned int group,
+			 unsigned int source)
+{
+	struct addr s = world_source(source);
+	struct filter sum = FILTER_NULL;
+	bool sent;
+
+	for (unsigned int port = 0; port < PORTS; port++) {
+		if (filter_merge(&sum, &n->wants[segment][group][port]) < 0)
+			abort();
+	}
+	if (world.sources_max)
+		filter_limit(&sum, world.sources_max);
+	sent = source == ANY ? filter_wants_any(&sum) : filter_wants(&sum, &s);
+	filter_deinit(&sum);
+	return sent;
+}
+
 static uint32_t expected(const struct node *at, unsigned int segment, unsigned int group,
 			 unsigned int source)
 {
@@ -193,7 +214,7 @@ static uint32_t expected(const struct node *at, unsigned int segment, unsigned i
 		const struct node *n = &world.nodes[i];
 
 		if (n != at && n->process && !n->gone && n->segments[segment] &&
-		    node_wants(n, segment, group, source))
+		    node_is_sent(n, segment, group, source))
 			set |= 1u << n->index;
 	}
 	return set;
@@ -292,6 +313,8 @@ static void check(void)
 			continue;
 		if (!n->connected_to[0])
 			sim_fail("%s has no session: %s", n->name, uplink_detail(n->uplink));
+		if (mirror_uncertain(n->mirror))
+			sim_fail("%s does not know which of its rows the log has", n->name);
 		check_routes(n);
 		check_counters(n);
 	}
@@ -653,6 +676,7 @@ static void world_init(void)
 	world.log_tombstones = tombstones[sim_random(3)];
 	world.flush_failures = sim_chance(30) ? 5 : 0;
 	world.busy = sim_chance(10);
+	world.sources_max = sim_chance(20) ? 1 : 0;
 	for (unsigned int i = 0; i < world.n_controllers; i++) {
 		struct member_controller *m = &world.controllers[i];
 

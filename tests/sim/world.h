@@ -83,6 +83,7 @@ struct world {
 	uint64_t hold_ms, confirmed_at; /* the laws held everywhere at this time */
 	uint32_t log_tombstones;
 	unsigned int flush_failures; /* percent */
+	uint32_t sources_max;	     /* of a member; 0: as many as there are */
 	bool busy;		     /* many changes for each fault */
 	uint64_t changes;
 };

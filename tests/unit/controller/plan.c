@@ -366,6 +366,37 @@ Test(report, S14_quota_refuses_the_item_only_and_sources_widen)
 	log_free(log);
 }
 
+Test(report, S10_what_was_widened_is_told_to_its_node)
+{
+	struct addr sources[3], first = group(8), second = group(9);
+	struct report *report = report_of(8, 10);
+	const void *cursor = NULL;
+	const struct addr *which;
+	struct filter f;
+	uint32_t segment;
+	bool widened;
+
+	for (int i = 0; i < 3; i++)
+		sources[i] = addr_v4_be32((uint32_t)i + 1);
+	cr_assert_not(report_widened(report, &cursor, &segment, &which));
+	cr_assert_eq(filter_init(&f, FILTER_INCLUDE, sources, 3), 0);
+	cr_assert_eq(report_put(report, 7, &first, &f, &widened), 0);
+	cr_assert_eq(filter_init(&f, FILTER_EXCLUDE, sources, 3), 0);
+	cr_assert_eq(report_put(report, 7, &second, &f, &widened), 0);
+	/* The last state wins. */
+	cr_assert_eq(filter_init(&f, FILTER_INCLUDE, sources, 1), 0);
+	cr_assert_eq(report_put(report, 7, &second, &f, &widened), 0);
+	cr_assert_not(widened);
+	cr_assert(report_widened(report, &cursor, &segment, &which));
+	cr_assert(addr_equal(which, &first));
+	cr_assert_eq(segment, 7);
+	cr_assert_not(report_widened(report, &cursor, &segment, &which), "one, once");
+	cr_assert_eq(report_delete(report, 7, &first), 0);
+	cursor = NULL;
+	cr_assert_not(report_widened(report, &cursor, &segment, &which));
+	report_free(report);
+}
+
 /* ---- what a store gives back -------------------------------------------------------- */
 
 /* The rows of one log into another, as a store would. */
