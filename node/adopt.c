@@ -107,7 +107,7 @@ static int router_restore(const struct datapath_route *route, void *userdata)
 	if (route->kind != DATAPATH_ROUTE_ROUTERS)
 		return 0;
 	for (size_t i = 0; i < route->n_ports; i++)
-		gmp_port_restore_router(a->gmp, route->ports[i], agent_now_ms(), &a->fx);
+		gmp_port_restore_router(a->gmp, route->ports[i], agent_engine_ms(a), &a->fx);
 	return 0;
 }
 

@@ -59,6 +59,18 @@ uint64_t agent_now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
+uint64_t agent_engine_ms(struct agent *a)
+{
+	uint64_t behind_ms = a->engine_clock.behind_ms;
+	uint64_t now_ms = engine_clock_now(&a->engine_clock, agent_now_ms());
+
+	if (a->engine_clock.behind_ms != behind_ms)
+		log_warning(
+			"The agent was stopped; memberships run on from where they were. ms=%llu",
+			(unsigned long long)(a->engine_clock.behind_ms - behind_ms));
+	return now_ms;
+}
+
 bool agent_has_segment(const struct agent *a, uint32_t segment)
 {
 	for (size_t i = 0; i < a->config->n_ports; i++) {
@@ -292,7 +304,7 @@ static void proxies_tell(struct agent *a, uint32_t segment, uint32_t ifindex,
 		    !port->in_engine || !gmp_port_is_proxied(a->gmp, port->ifindex))
 			continue;
 		if (fib_wanted(a->fib, segment, group, port->ifindex, &filter) < 0 ||
-		    gmp_port_want(a->gmp, port->ifindex, group, &filter, agent_now_ms()) < 0)
+		    gmp_port_want(a->gmp, port->ifindex, group, &filter, agent_engine_ms(a)) < 0)
 			log_error("A router could not be told of a group: out of memory. port=%s",
 				  port->name);
 		filter_deinit(&filter);
@@ -417,7 +429,8 @@ static uint64_t min_u64(uint64_t x, uint64_t y)
 
 static void timer_arm(struct agent *a)
 {
-	uint64_t next = min_u64(gmp_next_ms(a->gmp), uplink_next_ms(a->uplink));
+	uint64_t next = min_u64(engine_clock_due(&a->engine_clock, gmp_next_ms(a->gmp)),
+				uplink_next_ms(a->uplink));
 
 	next = min_u64(next, agent_ports_next_ms(a));
 	next = min_u64(next, agent_paths_next_ms(a));
@@ -470,7 +483,7 @@ static void on_punt(const struct datapath_punt *punt, void *userdata)
 		a->punts_stale++;
 		return;
 	}
-	gmp_input(a->gmp, punt->ifindex, punt->frame, punt->len, agent_now_ms(), &a->fx);
+	gmp_input(a->gmp, punt->ifindex, punt->frame, punt->len, agent_engine_ms(a), &a->fx);
 }
 
 static int port_punt_lost(const struct datapath_counter *counter, void *userdata)
@@ -483,7 +496,7 @@ static int port_punt_lost(const struct datapath_counter *counter, void *userdata
 	port->punt_lost = counter->packets;
 	if (port->in_engine) {
 		log_warning("Reports of a port were lost; it is asked again. port=%s", port->name);
-		gmp_port_query(a->gmp, port->ifindex, agent_now_ms(), &a->fx);
+		gmp_port_query(a->gmp, port->ifindex, agent_engine_ms(a), &a->fx);
 	}
 	return 0;
 }
@@ -543,7 +556,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
 	uint64_t now_ms = agent_now_ms();
 
 	/* Bounded by the engine; the timer comes back at once while there is more. */
-	gmp_expire(a->gmp, now_ms, &a->fx);
+	gmp_expire(a->gmp, agent_engine_ms(a), &a->fx);
 	agent_ports_expire(a, now_ms);
 	agent_paths_expire(a, now_ms);
 	datapath_tick(a->datapath, now_ms);

@@ -15,6 +15,7 @@
 #include "mcmesh/v1/agent.pb-c.h"
 #include "node/agent.h"
 #include "node/datapath/datapath.h"
+#include "node/engine_clock.h"
 #include "node/fib.h"
 #include "node/gmp/gmp.h"
 #include "node/identity.h"
@@ -115,7 +116,8 @@ struct agent {
 	uint64_t flush_retry_ms; /* 0: everything is in the maps */
 
 	struct rpc_call *watchers[AGENT_MAX_WATCHERS];
-	uint64_t punt_lost;	/* of all ports, as last seen */
+	uint64_t punt_lost; /* of all ports, as last seen */
+	struct engine_clock engine_clock;
 	uint64_t punt_check_ms; /* 0: nothing was punted since the last look */
 	uint64_t punts_stale;	/* frames of ports that are gone */
 	uint64_t queries_failed;
@@ -137,6 +139,8 @@ struct agent {
 };
 
 uint64_t agent_now_ms(void);
+/* What the engine is called with. */
+uint64_t agent_engine_ms(struct agent *agent);
 
 /* Ends every callback that may have changed something: executes effects,
  * writes the maps, reports, acknowledges, arms the timer. */

@@ -223,7 +223,7 @@ static Mcmesh__V1__Membership *membership_new(struct agent *a,
 		[GMP_MLDV2] = MCMESH__V1__MEMBERSHIP__VERSION__MLDV2,
 	};
 	Mcmesh__V1__Membership *m = malloc(sizeof(*m));
-	uint64_t now_ms = agent_now_ms();
+	uint64_t now_ms = agent_engine_ms(a);
 
 	if (!m)
 		return NULL;

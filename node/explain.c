@@ -76,7 +76,7 @@ static bool port_stage(struct question *q, const char *name)
 static int membership_reason(const struct gmp_membership_view *view, void *userdata)
 {
 	struct question *q = userdata;
-	uint64_t now_ms = agent_now_ms();
+	uint64_t now_ms = agent_engine_ms(q->a);
 
 	say(q->e, "A host behind it asked for %s: %s, %zu sources, %zu hosts known%s.",
 	    q->group_text,

@@ -81,7 +81,7 @@ static struct gmp_config port_config(const struct agent *a, const struct agent_p
 
 static void port_restore(struct agent *a, const struct agent_port *port)
 {
-	uint64_t now_ms = agent_now_ms();
+	uint64_t now_ms = agent_engine_ms(a);
 
 	for (struct agent_adopted *saved = a->adopted; saved; saved = saved->next) {
 		if (saved->port == port->ifindex)
@@ -97,7 +97,7 @@ static void port_enter(struct agent *a, struct agent_port *port)
 
 	if (port->in_engine)
 		return;
-	r = gmp_port_add(a->gmp, port->ifindex, port->segment, &config, agent_now_ms(), &a->fx);
+	r = gmp_port_add(a->gmp, port->ifindex, port->segment, &config, agent_engine_ms(a), &a->fx);
 	if (r < 0) {
 		log_error("Port cannot take memberships. port=%s err=%s", port->name, strerror(-r));
 		return;
@@ -117,7 +117,8 @@ void agent_ports_configure(struct agent *a, uint32_t segment)
 		struct gmp_config config = port_config(a, port);
 
 		if (port->in_engine && (!segment || port->segment == segment))
-			gmp_port_configure(a->gmp, port->ifindex, &config, agent_now_ms(), &a->fx);
+			gmp_port_configure(a->gmp, port->ifindex, &config, agent_engine_ms(a),
+					   &a->fx);
 	}
 }
 
@@ -136,7 +137,7 @@ static void port_carrier(struct agent *a, struct agent_port *port, bool carrier)
 	if (carrier) {
 		/* While it was away its hosts may have left or joined unheard. */
 		if (port->in_engine && port->carrier_lost_ms)
-			gmp_port_query(a->gmp, port->ifindex, agent_now_ms(), &a->fx);
+			gmp_port_query(a->gmp, port->ifindex, agent_engine_ms(a), &a->fx);
 		port->carrier_lost_ms = 0;
 		port_enter(a, port);
 	} else if (!port->carrier_lost_ms) {

@@ -193,7 +193,7 @@ static void on_segment(uint32_t segment, void *userdata)
 static void member_set(struct agent *a, const struct agent_port *port, const struct addr *group,
 		       const struct filter *filter)
 {
-	int r = gmp_port_static(a->gmp, port->ifindex, group, filter, agent_now_ms(), &a->fx);
+	int r = gmp_port_static(a->gmp, port->ifindex, group, filter, agent_engine_ms(a), &a->fx);
 	char text[ADDR_TEXT_MAX];
 
 	if (r < 0)
