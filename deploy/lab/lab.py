@@ -271,18 +271,32 @@ def cmd_restart(args):
     start(state, kind, name)
 
 
-def node_argument(args, verb):
-    if len(args) != 1 or not topo.HOST.match(args[0]):
-        raise UsageError(f"usage: ./dev lab {verb} nN | cN | eN")
-    return existing_name(args[0])
+def node_arguments(args, verb, more=""):
+    if not args or (len(args) > 1 and not more) or not all(topo.HOST.match(a) for a in args):
+        raise UsageError(f"usage: ./dev lab {verb} nN | cN | eN{more}")
+    return [existing_name(a) for a in args]
+
+
+def parted_file():
+    """Who cannot reach all others."""
+    return programs.RUN / "parted"
 
 
 def cmd_cut(args):
-    topo.cut(node_argument(args, "cut"))
+    name, *others = node_arguments(args, "cut", " [nN | cN | eN …]")
+    if not others:
+        topo.cut(name)
+        return
+    with open(parted_file(), "a", encoding="ascii") as file:
+        file.write(" ".join([name, *others, ""]))
+    topo.part(name, others)
 
 
 def cmd_heal(args):
-    topo.heal(node_argument(args, "heal"))
+    topo.heal(node_arguments(args, "heal")[0])
+    if parted_file().exists():
+        topo.rejoin(set(parted_file().read_text().split()))
+        parted_file().unlink()
 
 
 COMMANDS = {
@@ -295,8 +309,9 @@ COMMANDS = {
     "stop": (cmd_stop, "end it with SIGTERM"),
     "kill": (cmd_kill, "end it with SIGKILL"),
     "restart": (cmd_restart, "stop and start"),
-    "cut": (cmd_cut, "cut n1 (c1, e1): its underlay loses every packet"),
-    "heal": (cmd_heal, "heal n1: and carries them again"),
+    "cut": (cmd_cut, "cut n1 (c1, e1): its underlay loses every packet; cut c1 e1 e2: those "
+            "between c1 and these"),
+    "heal": (cmd_heal, "heal n1: and carries them again; those between two, too"),
 }
 
 

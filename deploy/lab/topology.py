@@ -281,6 +281,25 @@ def is_cut(node):
     return "master" not in run(["ip", "-n", netns("underlay"), "link", "show", f"u-{node}"])
 
 
+PARTED = "lab_cut"  # a table of nftables
+
+
+def part(name, others):
+    """Packets between it and these vanish, in both directions; it reaches the rest."""
+    for here, there in ((name, others), *((other, [name]) for other in others)):
+        rules = "".join(f"add rule inet {PARTED} input {family} saddr {address} drop\n"
+                        for one in there
+                        for family, address in zip(("ip", "ip6"), host_addresses(one)))
+        run_in(here, ["nft", "-f", "-"], f"add table inet {PARTED}\n"
+               f"add chain inet {PARTED} input {{ type filter hook input priority -300; }}\n{rules}")
+
+
+def rejoin(names):
+    """What was parted reaches each other again."""
+    for name in names:
+        run_in(name, ["nft", "-f", "-"], f"add table inet {PARTED}\ndelete table inet {PARTED}\n")
+
+
 def heal(node):
     ip_batch([f"link set u-{node} master {BRIDGE}"], "underlay")
 

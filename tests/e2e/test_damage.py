@@ -228,8 +228,12 @@ def test_damaged_map_is_found_and_mended(lab, group, damage):
     lab.wait_route("n2", group, ports=["n2p2"], remotes=["n3"])
     lab.wait_route("n1", group, remotes=["n2", "n3"])
     assert lab.ctl("verify").returncode == 0
-    damage()
-    found = lab.ctl("verify")
+    # The agent writes its configuration itself now and then.
+    for _ in range(3 if damage is overlay_of_another_device else 1):
+        damage()
+        found = lab.ctl("verify")
+        if found.returncode == 3:
+            break
     assert found.returncode == 3, found.stdout
     assert "differ" in found.stdout
     lab.wait("it is mended", lambda: lab.ctl("verify").returncode == 0)
