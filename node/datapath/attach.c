@@ -100,10 +100,18 @@ static int attach_tcx(struct datapath *dp, int prog_fd, uint32_t ifindex, const 
 	return 0;
 }
 
-static int attach_clsact(int prog_fd, uint32_t ifindex, bool *ret_fresh, char why[DATAPATH_WHY_MAX])
+/* The program that our filter runs; 0: there is none. */
+static uint32_t clsact_program(uint32_t ifindex)
 {
 	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, was, .handle = CLSACT_HANDLE, .priority = CLSACT_PRIORITY);
+
+	return bpf_tc_query(&hook, &was) == 0 ? was.prog_id : 0;
+}
+
+static int attach_clsact(int prog_fd, uint32_t ifindex, bool *ret_fresh, char why[DATAPATH_WHY_MAX])
+{
+	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
 	LIBBPF_OPTS(bpf_tc_opts, opts, .handle = CLSACT_HANDLE, .priority = CLSACT_PRIORITY,
 		    .prog_fd = prog_fd, .flags = BPF_TC_F_REPLACE);
 	int rc;
@@ -112,7 +120,7 @@ static int attach_clsact(int prog_fd, uint32_t ifindex, bool *ret_fresh, char wh
 	if (rc < 0 && rc != -EEXIST)
 		return datapath_fail(why, rc, "cannot add clsact to interface %u: %s", ifindex,
 				     strerror(-rc));
-	*ret_fresh = bpf_tc_query(&hook, &was) < 0;
+	*ret_fresh = !clsact_program(ifindex);
 	rc = bpf_tc_attach(&hook, &opts);
 	if (rc < 0)
 		return datapath_fail(why, rc, "cannot add a filter to interface %u: %s", ifindex,
@@ -133,22 +141,30 @@ int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, 
 			    bool *ret_fresh, char why[DATAPATH_WHY_MAX])
 {
 	char path[DATAPATH_PATH_MAX];
+	_cleanup_close_ int tcx = -1;
+	bool fresh;
 	int rc;
 
 	if (ifindex == 0 || ifindex > INT32_MAX)
 		return datapath_fail(why, -EINVAL, "%u is no interface", ifindex);
+	/* An earlier agent may have chosen the other way: the device is the same. */
 	if (dp->attach == DATAPATH_ATTACH_TCX) {
-		rc = attach_tcx(dp, prog_fd, ifindex, name, ret_fresh, why);
-		/* An earlier agent may have chosen the other way. */
-		if (rc == 0 && dp->adopted)
+		rc = attach_tcx(dp, prog_fd, ifindex, name, &fresh, why);
+		if (rc == 0 && dp->adopted && clsact_program(ifindex)) {
 			datapath_detach_clsact(ifindex);
-		return rc;
-	}
-	rc = attach_clsact(prog_fd, ifindex, ret_fresh, why);
-	if (rc == 0) {
+			fresh = false;
+		}
+	} else {
 		datapath_path(dp, path, sizeof(path), "links", name);
-		(void)unlink(path);
+		tcx = bpf_obj_get(path);
+		rc = attach_clsact(prog_fd, ifindex, &fresh, why);
+		if (rc == 0 && tcx >= 0) {
+			fresh = fresh && link_ifindex(tcx) != ifindex;
+			(void)unlink(path);
+		}
 	}
+	if (rc == 0)
+		*ret_fresh = fresh;
 	return rc;
 }
 
@@ -156,15 +172,13 @@ int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, 
  * nothing to be attached to. */
 bool datapath_program_is_there(const struct datapath *dp, int prog_fd, uint32_t ifindex)
 {
-	LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-	LIBBPF_OPTS(bpf_tc_opts, was, .handle = CLSACT_HANDLE, .priority = CLSACT_PRIORITY);
 	char name[IF_NAMESIZE];
 
 	if (!if_indextoname(ifindex, name))
 		return true;
 	if (dp->attach == DATAPATH_ATTACH_TCX)
 		return is_first(prog_fd, ifindex);
-	return bpf_tc_query(&hook, &was) == 0 && was.prog_id == program_id(prog_fd);
+	return clsact_program(ifindex) == program_id(prog_fd);
 }
 
 void datapath_detach_program(struct datapath *dp, uint32_t ifindex, const char *name)

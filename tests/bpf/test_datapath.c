@@ -160,6 +160,41 @@ Test(datapath, life_with_clsact)
 		check_life(DATAPATH_ATTACH_CLSACT);
 }
 
+/* Else what the port's hosts had joined would be forgotten. */
+Test(datapath, attached_the_other_way_it_is_the_same_port)
+{
+	static const enum datapath_attach ways[] = { DATAPATH_ATTACH_TCX, DATAPATH_ATTACH_CLSACT,
+						     DATAPATH_ATTACH_CLSACT, DATAPATH_ATTACH_TCX,
+						     DATAPATH_ATTACH_TCX };
+	struct datapath_options o = { .root = HARNESS_ROOT, .punt_ring_bytes = 4096 };
+	struct datapath_port first, port;
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = data(frame);
+
+	if (!harness_enter(2) || !harness_needs_tcx())
+		return;
+	_cleanup_close_ int w0 = harness_socket("w", 0), w1 = harness_socket("w", 1);
+
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		struct datapath_port ports[2];
+		struct datapath *dp;
+
+		o.attach = ways[i];
+		dp = harness_open(&o);
+		attach(dp, 2, ports);
+		port = ports[0];
+		if (i == 0) {
+			first = port;
+			route(dp, "239.1.2.3", ports, 2);
+		}
+		cr_expect_eq(port.fresh, i == 0, "%zu", i);
+		cr_expect_eq(port.generation, first.generation, "%zu", i);
+		harness_send(w0, frame, len);
+		cr_expect_eq(harness_receive(w1, 1, NULL, NULL), 1, "%zu", i);
+		datapath_close(dp);
+	}
+}
+
 Test(datapath, a_reused_ifindex_is_another_port)
 {
 	struct datapath_port before, after;
