@@ -48,6 +48,7 @@ struct outer_ipv4 {
 	struct udphdr udp;
 	struct vxlan_header vxlan;
 	struct ethhdr inner;
+	__u8 first[2]; /* of the inner packet, for who reads: version and TOS */
 };
 
 struct outer_ipv6 {
@@ -57,9 +58,10 @@ struct outer_ipv6 {
 	struct udphdr udp;
 	struct vxlan_header vxlan;
 	struct ethhdr inner;
+	__u8 first[2]; /* of the inner packet, for who reads: version and TOS */
 };
 
-#define HEADERS(type) (__builtin_offsetof(type, inner) + ETH_HLEN - 2)
+#define HEADERS(type) (__builtin_offsetof(type, first) - 2)
 #define ADDED_IPV4    (HEADERS(struct outer_ipv4) - ETH_HLEN)
 #define ADDED_IPV6    (HEADERS(struct outer_ipv6) - ETH_HLEN)
 

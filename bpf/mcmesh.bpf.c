@@ -266,10 +266,17 @@ static __always_inline int overlay_input(struct __sk_buff *skb, struct replicate
 	c = bpf_map_lookup_elem(&remote_counters, &id);
 	if (c)
 		count(&c->rx, skb->len);
-	if (!vni || !segment_find(vni, &s))
+	if (!vni)
 		return -DP_DROP_OVERLAY_SEGMENT;
 
 	class = classify(skb, &p);
+	/* A route of a segment says that it is there. */
+	if (class == CLASS_DATA) {
+		class = send_data(skb, r, &p, vni);
+		return class == -DP_DROP_SEGMENT_UNKNOWN ? -DP_DROP_OVERLAY_SEGMENT : class;
+	}
+	if (!segment_find(vni, &s))
+		return -DP_DROP_OVERLAY_SEGMENT;
 	switch (class) {
 	case CLASS_OTHER:
 		return -DP_DROP_OVERLAY_NOT_MULTICAST;
@@ -284,8 +291,6 @@ static __always_inline int overlay_input(struct __sk_buff *skb, struct replicate
 			return -DP_DROP_OVERLAY_LINK_LOCAL;
 		correct_mac(skb, &p);
 		return send_link_local(skb, r, vni);
-	case CLASS_DATA:
-		return send_data(skb, r, &p, vni);
 	default:
 		return class;
 	}

@@ -82,25 +82,35 @@ static __always_inline bool is_ptp(const struct packet *p)
 	return bpf_ntohl(g[3]) - PTP_IPV4 < PTP_DOMAINS;
 }
 
-static __always_inline int classify_ipv4(struct __sk_buff *skb, struct packet *p)
-{
+/* In memory two bytes further back, so that the IP header is aligned. */
+struct frame_start {
+	__u8 align[2];
+	struct ethhdr eth;
 	struct iphdr ip;
+};
+
+#define FRAME_START (sizeof(struct ethhdr) + sizeof(struct iphdr))
+
+/* ip: NULL where the frame ends before it. */
+static __always_inline int classify_ipv4(struct __sk_buff *skb, struct packet *p,
+					 const struct iphdr *ip)
+{
 	__u32 total;
 	__u16 frag;
 
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.version != 4)
+	if (!ip || ip->version != 4)
 		return mac_is_group(p->mac) ? -DP_DROP_IPV4_HEADER : CLASS_OTHER;
-	if ((ip.daddr & bpf_htonl(0xf0000000)) != bpf_htonl(0xe0000000))
+	if ((ip->daddr & bpf_htonl(0xf0000000)) != bpf_htonl(0xe0000000))
 		return CLASS_OTHER;
 
-	total = bpf_ntohs(ip.tot_len);
-	if (ip.ihl < 5 || total < ip.ihl * 4 || ETH_HLEN + total > skb->len)
+	total = bpf_ntohs(ip->tot_len);
+	if (ip->ihl < 5 || total < ip->ihl * 4 || ETH_HLEN + total > skb->len)
 		return -DP_DROP_IPV4_LENGTH;
 
 	p->key.group[10] = p->key.group[11] = 0xff;
 	p->key.source[10] = p->key.source[11] = 0xff;
-	__builtin_memcpy(p->key.group + 12, &ip.daddr, 4);
-	__builtin_memcpy(p->key.source + 12, &ip.saddr, 4);
+	__builtin_memcpy(p->key.group + 12, &ip->daddr, 4);
+	__builtin_memcpy(p->key.source + 12, &ip->saddr, 4);
 	p->group_mac[0] = 0x01;
 	p->group_mac[1] = 0x00;
 	p->group_mac[2] = 0x5e;
@@ -108,10 +118,10 @@ static __always_inline int classify_ipv4(struct __sk_buff *skb, struct packet *p
 	p->group_mac[4] = p->key.group[14];
 	p->group_mac[5] = p->key.group[15];
 
-	frag = bpf_ntohs(ip.frag_off) & (IP_MORE_FRAGMENTS | IP_OFFSET_MASK);
-	if (ip.protocol == IPPROTO_IGMP)
+	frag = bpf_ntohs(ip->frag_off) & (IP_MORE_FRAGMENTS | IP_OFFSET_MASK);
+	if (ip->protocol == IPPROTO_IGMP)
 		return frag ? -DP_DROP_IGMP_FRAGMENT : CLASS_CONTROL;
-	if ((ip.daddr & bpf_htonl(0xffffff00)) == bpf_htonl(0xe0000000))
+	if ((ip->daddr & bpf_htonl(0xffffff00)) == bpf_htonl(0xe0000000))
 		return CLASS_LINK_LOCAL;
 	return CLASS_DATA;
 }

@@ -28,14 +28,9 @@ static __always_inline bool is_tunnel(const struct udphdr *udp, const struct vxl
 	       vxlan->flags_be == bpf_htonl(VXLAN_VNI_VALID);
 }
 
-/* Of the inner packet, at its offset in the frame. */
-static __always_inline bool ecn_is_plain(struct __sk_buff *skb, __u32 offset,
-					 const struct ethhdr *inner, __u8 outer)
+/* b: the first bytes of the inner packet. */
+static __always_inline bool ecn_is_plain(const struct ethhdr *inner, const __u8 *b, __u8 outer)
 {
-	__u8 b[2];
-
-	if (bpf_skb_load_bytes(skb, offset, b, sizeof(b)) < 0)
-		return false;
 	outer &= ECN_MASK;
 	return outer == 0 ||
 	       outer == ((inner->h_proto == bpf_htons(ETH_P_IP) ? b[1] : b[1] >> 4) & ECN_MASK);
@@ -46,14 +41,14 @@ static __always_inline bool tunnel_read_ipv4(struct __sk_buff *skb, const struct
 {
 	struct outer_ipv4 o;
 
-	if (bpf_skb_load_bytes(skb, 0, &o.eth, HEADERS(struct outer_ipv4)) < 0 ||
+	if (bpf_skb_load_bytes(skb, 0, &o.eth, HEADERS(struct outer_ipv4) + sizeof(o.first)) < 0 ||
 	    *(__u8 *)&o.ip != 0x45 || o.ip.protocol != IPPROTO_UDP ||
 	    !is_tunnel(&o.udp, &o.vxlan, conf))
 		return false;
 	if (o.ip.daddr != *(__u32 *)(conf->vtep + 12) || !is_ipv4(conf->vtep) ||
 	    o.ip.frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET_MASK) ||
 	    bpf_ntohs(o.ip.tot_len) + ETH_HLEN != skb->len ||
-	    !ecn_is_plain(skb, HEADERS(struct outer_ipv4), &o.inner, o.ip.tos))
+	    !ecn_is_plain(&o.inner, o.first, o.ip.tos))
 		return false;
 	t->vtep[2] = bpf_htonl(0xffff);
 	t->vtep[3] = o.ip.saddr;
@@ -74,13 +69,12 @@ static __always_inline bool tunnel_read_ipv6(struct __sk_buff *skb, const struct
 {
 	struct outer_ipv6 o;
 
-	if (bpf_skb_load_bytes(skb, 0, &o.eth, HEADERS(struct outer_ipv6)) < 0 ||
+	if (bpf_skb_load_bytes(skb, 0, &o.eth, HEADERS(struct outer_ipv6) + sizeof(o.first)) < 0 ||
 	    o.ip.version != 6 || o.ip.nexthdr != IPPROTO_UDP || !is_tunnel(&o.udp, &o.vxlan, conf))
 		return false;
 	if (!address_equal(o.ip.daddr.in6_u.u6_addr32, (const __u32 *)conf->vtep) ||
 	    bpf_ntohs(o.ip.payload_len) + sizeof(o.ip) + ETH_HLEN != skb->len ||
-	    !ecn_is_plain(skb, HEADERS(struct outer_ipv6), &o.inner,
-			  bpf_ntohl(*(__be32 *)&o.ip) >> 20))
+	    !ecn_is_plain(&o.inner, o.first, bpf_ntohl(*(__be32 *)&o.ip) >> 20))
 		return false;
 	__builtin_memcpy(t->vtep, &o.ip.saddr, 16);
 	t->vni = bpf_ntohl(o.vxlan.vni_be) >> 8;
@@ -117,9 +111,10 @@ static __always_inline bool tunnel_strip(struct __sk_buff *skb, const struct tun
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) < 0)
 		return false;
 	/* The tunnel's zero checksum counts as one that was checked, as in the
-	 * kernel's own receive path; what the link knows is of the inner packet. */
+	 * kernel's own receive path; what the link knows is of the inner packet, from
+	 * its IP header on. */
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	bpf_skb_store_bytes(skb, 0, &t->inner, sizeof(t->inner), BPF_F_RECOMPUTE_CSUM);
+	bpf_skb_store_bytes(skb, 0, &t->inner, sizeof(t->inner), 0);
 	bpf_skb_change_type(skb, PACKET_MULTICAST);
 	return true;
 }
