@@ -88,22 +88,6 @@ uint64_t rpc_now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-static gpr_timespec deadline_of(uint64_t deadline_ms)
-{
-	if (deadline_ms == UINT64_MAX)
-		return gpr_inf_future(GPR_CLOCK_MONOTONIC);
-	return (gpr_timespec){
-		.tv_sec = (int64_t)(deadline_ms / 1000),
-		.tv_nsec = (int32_t)(deadline_ms % 1000) * 1000000,
-		.clock_type = GPR_CLOCK_MONOTONIC,
-	};
-}
-
-static void rpc_dispatch(struct rpc *rpc, struct rpc_tag *tag, bool ok)
-{
-	tag->fn(tag, ok);
-}
-
 /* ---- the queue as the main loop --------------------------------------------- */
 
 static uint64_t rpc_tick(struct rpc *rpc, uint64_t now_ms, uint64_t deadline_ms)
@@ -117,32 +101,6 @@ static uint64_t rpc_tick(struct rpc *rpc, uint64_t now_ms, uint64_t deadline_ms)
 			deadline_ms = rpc_server_next_ms(s);
 	}
 	return deadline_ms;
-}
-
-/*
- * What completed until the deadline, RPC_TURN_MAX at most; how many. Each look at
- * the network takes one event of it, and most complete nothing (windows, parts of
- * messages), so who has work of its own looks `looks` times for nothing: else a busy
- * loop would hear one event a turn, and take its peers for silent.
- */
-static int queue_run(struct rpc *rpc, gpr_timespec deadline, int looks)
-{
-	int n = 0, left = looks;
-
-	while (n < RPC_TURN_MAX && left) {
-		grpc_event ev;
-
-		atomic_fetch_add(&rpc->library, 1);
-		ev = grpc_completion_queue_next(rpc->cq, deadline, NULL);
-		atomic_fetch_add(&rpc->library, 1);
-		deadline = deadline_of(0);
-		left = ev.type == GRPC_OP_COMPLETE ? looks : left - 1;
-		if (ev.type != GRPC_OP_COMPLETE)
-			continue;
-		rpc_dispatch(rpc, ev.tag, ev.success);
-		n++;
-	}
-	return n;
 }
 
 static void servers_arm(struct rpc *rpc)
@@ -161,7 +119,7 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	deadline_ms = rpc_tick(rpc, now_ms, deadline_ms);
 	if (rpc->resting && now_ms >= rpc->resting_ms + RPC_REST_MAX_MS)
 		rpc_resume(rpc);
-	n = queue_run(rpc, deadline_of(0), deadline_ms <= now_ms ? RPC_BUSY_LOOKS : 1);
+	n = rpc_queues_run(rpc, 0, deadline_ms <= now_ms ? RPC_BUSY_LOOKS : 1);
 	/* The library looks at the network only when its queue is empty. So new calls
 	 * are taken only then, or one client's would keep all others out. */
 	rpc->has_more = n >= RPC_TURN_MAX;
@@ -171,7 +129,7 @@ int rpc_poll(struct rpc *rpc, uint64_t deadline_ms)
 	if (n || deadline_ms <= now_ms)
 		return 0;
 	rpc_resume(rpc);
-	queue_run(rpc, deadline_of(deadline_ms), 1);
+	rpc_queues_run(rpc, deadline_ms, 1);
 	return 0;
 }
 
@@ -210,9 +168,10 @@ void rpc_wake(struct rpc *rpc)
 	}
 	wakeup->tag.fn = rpc_woken;
 	wakeup->rpc = rpc;
-	wakeup->call = grpc_channel_create_call(rpc->lame, NULL, GRPC_PROPAGATE_DEFAULTS, rpc->cq,
-						grpc_slice_from_static_string("/wake"), NULL,
-						gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+	wakeup->call =
+		grpc_channel_create_call(rpc->lame, NULL, GRPC_PROPAGATE_DEFAULTS,
+					 rpc->queues[0].cq, grpc_slice_from_static_string("/wake"),
+					 NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
 	if (grpc_call_start_batch(wakeup->call, &op, 1, &wakeup->tag, NULL) != GRPC_CALL_OK)
 		abort();
 }
@@ -255,7 +214,8 @@ static void *queue_thread(void *arg)
 	grpc_event ev;
 
 	for (;;) {
-		ev = grpc_completion_queue_next(rpc->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+		ev = grpc_completion_queue_next(rpc->queues[0].cq,
+						gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
 		if (ev.type == GRPC_QUEUE_SHUTDOWN)
 			return NULL;
 		if (ev.type == GRPC_OP_COMPLETE)
@@ -294,7 +254,7 @@ static void inbox_run(struct rpc *rpc)
 		if (rpc->batch_at == rpc->n_batch)
 			return;
 		done = rpc->batch[rpc->batch_at++];
-		rpc_dispatch(rpc, done.tag, done.ok);
+		done.tag->fn(done.tag, done.ok);
 	}
 	/* There may be more: come back after the loop's other sources. */
 	rpc_kick(rpc);
@@ -361,7 +321,7 @@ static struct rpc *rpc_alloc(void)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	lock_cycles_ignore();
 	grpc_init();
-	rpc->cq = grpc_completion_queue_create_for_next(NULL);
+	rpc_queues_init(rpc);
 	rpc->lame = grpc_lame_client_channel_create("wake", GRPC_STATUS_UNAVAILABLE, "wake-up");
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	rpc->event_fd = -1;
@@ -372,21 +332,15 @@ static struct rpc *rpc_alloc(void)
 /* With nothing in flight. */
 static void rpc_destroy(struct rpc *rpc)
 {
-	grpc_completion_queue_shutdown(rpc->cq);
 	if (rpc->thread) {
+		grpc_completion_queue_shutdown(rpc->queues[0].cq);
 		pthread_join(rpc->thread, NULL);
 		do
 			inbox_run(rpc);
 		while (rpc->batch_at < rpc->n_batch || rpc->n_inbox);
+		grpc_completion_queue_destroy(rpc->queues[0].cq);
 	} else {
-		grpc_event ev;
-
-		do {
-			ev = grpc_completion_queue_next(rpc->cq,
-							gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-			if (ev.type == GRPC_OP_COMPLETE)
-				rpc_dispatch(rpc, ev.tag, ev.success);
-		} while (ev.type != GRPC_QUEUE_SHUTDOWN);
+		rpc_queues_end(rpc);
 	}
 	sd_event_source_disable_unref(rpc->source);
 	sd_event_source_disable_unref(rpc->resume);
@@ -394,7 +348,6 @@ static void rpc_destroy(struct rpc *rpc)
 	if (rpc->event_fd >= 0)
 		close(rpc->event_fd);
 	grpc_channel_destroy(rpc->lame);
-	grpc_completion_queue_destroy(rpc->cq);
 	grpc_shutdown_blocking();
 	rpc_tls_release(rpc);
 	pthread_mutex_destroy(&rpc->lock);

@@ -216,12 +216,15 @@ void rpc_server_free(struct rpc_server *server);
 
 /* ---- client ----------------------------------------------------------------- */
 
+#define RPC_KEEPALIVE_NEVER INT32_MAX
+
 struct rpc_channel_options {
 	const char *target; /* "203.0.113.254:7400", "unix:/run/x.sock" */
 	/* NULL: plaintext, as always for unix:. -ENOKEY: it has no pair (rpc_tls_why()). */
 	struct rpc_tls *tls;
 	/* How long the peer may be silent before it is probed; 0: the default, which
-	 * servers of others may find too often. And then before it is left. */
+	 * servers of others may find too often; RPC_KEEPALIVE_NEVER: it is not. And then
+	 * before it is left. */
 	uint32_t keepalive_ms, keepalive_wait_ms;
 	uint32_t message_max; /* what may arrive; 0: RPC_MESSAGE_MAX */
 };

@@ -5,9 +5,12 @@
  *
  * Both ends keep at most one batch in flight for sending, one for receiving
  * and one that waits for the end (the client's status, the server's "closed").
- * The end batch is there from the first moment to the last, so that a call
- * always has a completion to come: on_close runs from the completion that
- * leaves nothing in flight, hence never from inside rpc_call_*().
+ * A read tells of the end too: it brings no message. So the end batch is started
+ * when no read is in flight or to come, and every call has a completion to come:
+ * on_close runs from the completion that leaves nothing in flight, hence never
+ * from inside rpc_call_*(). It is not there from the start since Debian's library,
+ * built with its checks, looks for each batch that ends among all that are
+ * outstanding, one by one: with thousands of streams that was most of its time.
  *
  * What is sent from a callback of the call itself is started when the callback
  * returns: a unary answer, its initial metadata and its status leave in one
@@ -42,6 +45,7 @@ static void call_free(struct rpc_call *call)
 	struct rpc_server *server = call->server;
 
 	call_wake_up(call);
+	rpc_queue_call_went(call->rpc, call->queue);
 	if (call->prev)
 		call->prev->next = call->next;
 	else
@@ -101,12 +105,39 @@ static void call_close(struct rpc_call *call)
 	call_free(call);
 }
 
+/* Nothing else would tell of the end. */
+static void call_await_end(struct rpc_call *call)
+{
+	grpc_op op = { .op = GRPC_OP_RECV_STATUS_ON_CLIENT };
+
+	if (call->end_awaited)
+		return;
+	call->end_awaited = true;
+	if (call->server) {
+		op.op = GRPC_OP_RECV_CLOSE_ON_SERVER;
+		op.data.recv_close_on_server.cancelled = &call->end_cancelled;
+	} else {
+		op.data.recv_status_on_client.trailing_metadata = &call->trailing;
+		op.data.recv_status_on_client.status = &call->end_code;
+		op.data.recv_status_on_client.status_details = &call->end_text;
+	}
+	rpc_call_start_batch(call, &op, 1, &call->on_end);
+}
+
+/* A client reads to the end, or the status would not come. */
+static bool call_reads_on(const struct rpc_call *call)
+{
+	return !call->server || (!call->end_received && !call->finishing && !call->cancelled);
+}
+
 /* The last thing that a completion does with the call. */
 static void call_settle(struct rpc_call *call)
 {
 	if (call->busy)
 		return;
 	rpc_call_flush(call);
+	if (!call->reading && !call->rests && !(call->held && call_reads_on(call)))
+		call_await_end(call);
 	if (call->in_flight || !call->end_received)
 		return;
 	if (!call->server && !call->read_ended)
@@ -293,6 +324,8 @@ void rpc_call_finish(struct rpc_call *call, int status, const char *text, ...)
 			call->finish_text = NULL;
 		va_end(ap);
 	}
+	if (call->server)
+		call_await_end(call);
 	if (!call->busy)
 		rpc_call_flush(call);
 }
@@ -304,6 +337,7 @@ void rpc_call_cancel(struct rpc_call *call)
 	call->cancelled = true;
 	call_drop_queue(call);
 	grpc_call_cancel_with_status(call->call, GRPC_STATUS_CANCELLED, "cancelled here", NULL);
+	call_await_end(call);
 }
 
 /* ---- receiving -------------------------------------------------------------- */
@@ -313,13 +347,8 @@ static void call_read(struct rpc_call *call)
 	grpc_op op = { .op = GRPC_OP_RECV_MESSAGE };
 
 	op.data.recv_message.recv_message = &call->received;
+	call->reading = true;
 	rpc_call_start_batch(call, &op, 1, &call->on_recv);
-}
-
-/* A client reads to the end, or the status would not come. */
-static bool call_reads_on(const struct rpc_call *call)
-{
-	return !call->server || (!call->end_received && !call->finishing && !call->cancelled);
 }
 
 /* Starting a read makes the library tell the peer how much it may send, a
@@ -342,6 +371,8 @@ void rpc_resume(struct rpc *rpc)
 		call_wake_up(call);
 		if (call_reads_on(call))
 			call_read(call);
+		else
+			call_await_end(call);
 	}
 }
 
@@ -399,6 +430,7 @@ static void call_received(struct rpc_tag *tag, bool ok)
 	bool wanted = !call->cancelled && !(call->server && call->finishing);
 
 	call->in_flight--;
+	call->reading = false;
 	if (!buffer) {
 		call->read_ended = true;
 		if (wanted && ok && call->server && !call->end_received && call->ops.on_message) {
@@ -444,7 +476,7 @@ static void call_ended(struct rpc_tag *tag, bool ok)
 	call_settle(call);
 }
 
-struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core)
+struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core, unsigned int queue)
 {
 	struct rpc_call *call = calloc(1, sizeof(*call));
 
@@ -452,6 +484,7 @@ struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core)
 		return NULL;
 	call->rpc = rpc;
 	call->call = core;
+	call->queue = queue;
 	call->on_init.fn = call_started;
 	call->on_send.fn = call_sent;
 	call->on_recv.fn = call_received;
@@ -463,15 +496,12 @@ struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core)
 	if (call->next)
 		call->next->prev = call;
 	rpc->calls = call;
+	rpc_queue_call_came(rpc, queue);
 	return call;
 }
 
 void rpc_call_open_server(struct rpc_call *call, const struct rpc_method *method)
 {
-	grpc_op op = { .op = GRPC_OP_RECV_CLOSE_ON_SERVER };
-
-	op.data.recv_close_on_server.cancelled = &call->end_cancelled;
-	rpc_call_start_batch(call, &op, 1, &call->on_end);
 	if (!call->finishing) {
 		call->ops = method->ops;
 		call->incoming = method->request;

@@ -120,13 +120,6 @@ static void channel_renew(struct rpc_channel *channel)
 
 static void call_start(struct rpc_call *call, grpc_metadata *metadata, size_t n)
 {
-	grpc_op op = { .op = GRPC_OP_RECV_STATUS_ON_CLIENT };
-
-	op.data.recv_status_on_client.trailing_metadata = &call->trailing;
-	op.data.recv_status_on_client.status = &call->end_code;
-	op.data.recv_status_on_client.status_details = &call->end_text;
-	rpc_call_start_batch(call, &op, 1, &call->on_end);
-
 	grpc_op begin[2] = {
 		{ .op = GRPC_OP_SEND_INITIAL_METADATA,
 		  .flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET },
@@ -158,6 +151,7 @@ int rpc_channel_call_with(struct rpc_channel *channel, const char *path,
 	grpc_metadata list[RPC_METADATA_MAX] = { 0 };
 	struct rpc_call *call;
 	grpc_slice method;
+	unsigned int queue;
 	grpc_call *core;
 
 	if (n_metadata > RPC_METADATA_MAX)
@@ -167,12 +161,14 @@ int rpc_channel_call_with(struct rpc_channel *channel, const char *path,
 					gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
 	channel_renew(channel);
 	method = grpc_slice_from_copied_string(path);
+	queue = rpc_queue_pick(channel->rpc);
 	core = grpc_channel_create_call(channel->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
-					channel->rpc->cq, method, NULL, deadline, NULL);
+					channel->rpc->queues[queue].cq, method, NULL, deadline,
+					NULL);
 	grpc_slice_unref(method);
 	if (!core)
 		return -ENOMEM;
-	call = rpc_call_new(channel->rpc, core);
+	call = rpc_call_new(channel->rpc, core, queue);
 	if (!call) {
 		grpc_call_unref(core);
 		return -ENOMEM;

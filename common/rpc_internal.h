@@ -38,8 +38,6 @@
 #define RPC_STREAMS_PER_IDENTITY_MAX   192
 #define RPC_METADATA_MAX	       4 /* of one call from here */
 #define RPC_CLIENT_KEEPALIVE_MS	       1000
-#define RPC_SERVER_KEEPALIVE_MS	       10000
-#define RPC_SERVER_KEEPALIVE_WAIT_MS   5000
 #define RPC_PING_INTERVAL_MIN_MS       300
 #define RPC_CONNECT_TIMEOUT_MS	       2000
 #define RPC_WINDOW_BYTES	       (1024 * 1024)
@@ -57,6 +55,12 @@
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
+/* Calls of one completion queue, and queues: rpc_queues.c. */
+#define RPC_QUEUE_CALLS 1024
+#define RPC_QUEUES_MAX	32
+/* Who waits at one of several queues looks at the others as often. */
+#define RPC_QUEUES_WAIT_MS 1
+
 /* What a completion carries back. */
 struct rpc_tag {
 	void (*fn)(struct rpc_tag *tag, bool ok);
@@ -67,8 +71,16 @@ struct rpc_done {
 	bool ok;
 };
 
-struct rpc {
+struct rpc_queue {
 	grpc_completion_queue *cq;
+	size_t n_calls;
+};
+
+struct rpc {
+	struct rpc_queue queues[RPC_QUEUES_MAX];
+	unsigned int n_queues; /* that exist: there is always the first */
+	unsigned int queue_at;
+	size_t n_calls;
 	struct rpc_call *calls;
 	struct rpc_call *resting; /* their next read is put off to the end of the turn */
 	uint64_t resting_ms;	  /* the first since then */
@@ -103,6 +115,7 @@ struct rpc_call {
 	struct rpc_call *prev, *next;
 	struct rpc_call *rest_prev, *rest_next;
 	bool rests, held;
+	unsigned int queue;
 	bool booked;		   /* with its identity */
 	struct rpc_server *server; /* NULL: a client's */
 	grpc_call *call;
@@ -124,9 +137,9 @@ struct rpc_call {
 	char *finish_text;
 
 	grpc_byte_buffer *received;
-	bool read_ended;
+	bool reading, read_ended;
 
-	bool end_received, cancelled;
+	bool end_awaited, end_received, cancelled;
 	int end_cancelled;	   /* server */
 	grpc_status_code end_code; /* client */
 	grpc_slice end_text;
@@ -179,8 +192,24 @@ uint64_t rpc_now_ms(void);
 /* One turn of either kind of runtime, waiting until something happened. */
 void rpc_run_once(struct rpc *rpc);
 
+/* rpc_queues.c */
+void rpc_queues_init(struct rpc *rpc);
+/* For a call that is to come; its number is rpc_call_new()'s. */
+unsigned int rpc_queue_pick(struct rpc *rpc);
+void rpc_queue_call_came(struct rpc *rpc, unsigned int queue);
+void rpc_queue_call_went(struct rpc *rpc, unsigned int queue);
+/*
+ * What completed until the deadline, RPC_TURN_MAX at most; how many. Each look at
+ * the network takes one event of it, and most complete nothing (windows, parts of
+ * messages), so who has work of its own looks `looks` times for nothing: else a busy
+ * loop would hear one event a turn, and take its peers for silent.
+ */
+int rpc_queues_run(struct rpc *rpc, uint64_t deadline_ms, int looks);
+/* With nothing in flight: what completes yet, and the end of all queues. */
+void rpc_queues_end(struct rpc *rpc);
+
 /* rpc_call.c */
-struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core);
+struct rpc_call *rpc_call_new(struct rpc *rpc, grpc_call *core, unsigned int queue);
 void rpc_call_start_batch(struct rpc_call *call, const grpc_op *ops, size_t n, struct rpc_tag *tag);
 void rpc_call_start_reading(struct rpc_call *call);
 /* Server: open the call for its handler, or refuse it when it is finishing. */

@@ -24,6 +24,7 @@ struct rpc_request {
 	grpc_call *call;
 	grpc_call_details details;
 	grpc_metadata_array metadata;
+	unsigned int queue; /* the call's */
 };
 
 /* ---- unix sockets ----------------------------------------------------------- */
@@ -304,7 +305,7 @@ static void call_drop(grpc_call *core, const char *why)
 static void server_accept(struct rpc_server *server, struct rpc_request *request)
 {
 	const struct rpc_method *method = server_method(server, request->details.method);
-	struct rpc_call *call = rpc_call_new(server->rpc, request->call);
+	struct rpc_call *call = rpc_call_new(server->rpc, request->call, request->queue);
 
 	if (!call) {
 		call_drop(request->call, "the server is out of memory");
@@ -381,14 +382,16 @@ void rpc_server_arm(struct rpc_server *server)
 static void request_arm(struct rpc_request *request)
 {
 	struct rpc_server *server = request->server;
+	struct rpc *rpc = server->rpc;
 
 	grpc_call_details_init(&request->details);
 	grpc_metadata_array_init(&request->metadata);
 	request->tag.fn = request_arrived;
+	request->queue = rpc_queue_pick(rpc);
 	if (server->stopping ||
 	    grpc_server_request_call(server->server, &request->call, &request->details,
-				     &request->metadata, server->rpc->cq, server->rpc->cq,
-				     &request->tag) != GRPC_CALL_OK) {
+				     &request->metadata, rpc->queues[request->queue].cq,
+				     rpc->queues[0].cq, &request->tag) != GRPC_CALL_OK) {
 		request_free(request);
 		return;
 	}
@@ -425,9 +428,8 @@ static grpc_server *server_create(void)
 			RPC_PING_INTERVAL_MIN_MS),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
 		ARG_INT(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-		ARG_INT(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_SERVER_KEEPALIVE_MS),
-		ARG_INT(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_SERVER_KEEPALIVE_WAIT_MS),
+		/* rpc_guard.c has another. */
+		ARG_INT(GRPC_ARG_KEEPALIVE_TIME_MS, RPC_KEEPALIVE_NEVER),
 		ARG_INT(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, RPC_HANDSHAKE_TIMEOUT_MS),
 		/* What one connection has sent is worked off before others' turn. */
 		ARG_INT(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, RPC_READ_BYTES),
@@ -467,7 +469,7 @@ int rpc_server_new(struct rpc *rpc, const struct rpc_server_options *options,
 	server->serving = true;
 	server->on_notify.fn = server_notified;
 	server->server = server_create();
-	grpc_server_register_completion_queue(server->server, rpc->cq, NULL);
+	grpc_server_register_completion_queue(server->server, rpc->queues[0].cq, NULL);
 	server->next = rpc->servers;
 	if (server->next)
 		server->next->prev = server;
@@ -585,7 +587,7 @@ void rpc_server_shutdown(struct rpc_server *server, uint64_t grace_ms,
 			rpc_standard_notify(server->standard);
 			rpc_standard_stop(server->standard);
 		}
-		grpc_server_shutdown_and_notify(server->server, server->rpc->cq,
+		grpc_server_shutdown_and_notify(server->server, server->rpc->queues[0].cq,
 						&server->on_notify);
 	}
 	server_cancel_in(server, grace_ms);

@@ -101,8 +101,7 @@ static void link_connect(const char *target, void *userdata)
 	struct agent_link *link = a->link;
 	struct rpc_channel_options options = { .target = target,
 					       .tls = a->tls,
-					       .keepalive_ms = UPLINK_KEEPALIVE_MS,
-					       .keepalive_wait_ms = UPLINK_KEEPALIVE_MS };
+					       .keepalive_ms = UPLINK_KEEPALIVE_MS };
 
 	link_disconnect(a);
 	if (rpc_channel_new(a->rpc, &options, &link->channel) >= 0 &&

@@ -49,7 +49,7 @@ struct uplink;
 #define UPLINK_ACK_INTERVAL_MS	50
 /* For its channel: that the controller is silent shows by its heartbeats, and sooner.
  * Probes besides would end the sessions of thousands while it is busy for a second. */
-#define UPLINK_KEEPALIVE_MS 10000
+#define UPLINK_KEEPALIVE_MS RPC_KEEPALIVE_NEVER
 
 struct uplink_options {
 	const char *node;

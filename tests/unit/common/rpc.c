@@ -651,6 +651,87 @@ static void *waker(void *arg)
 	return NULL;
 }
 
+/* ---- more calls than one completion queue takes -------------------------------- */
+
+#define CROWD_CHANNELS 12
+#define CROWD_STREAMS  200 /* of each */
+#define CROWD	       (CROWD_CHANNELS * CROWD_STREAMS)
+
+static struct result crowd[CROWD];
+static uint64_t crowd_answers, crowd_closed;
+
+static void crowd_message(struct rpc_call *call, const ProtobufCMessage *message)
+{
+	client_message(call, message);
+	crowd_answers++;
+}
+
+static void crowd_close(struct rpc_call *call, int status, const char *text)
+{
+	client_close(call, status, text);
+	crowd_closed++;
+}
+
+static void report(struct rpc_call *call)
+{
+	Mcmesh__V1__AgentMessage m = MCMESH__V1__AGENT_MESSAGE__INIT;
+	Mcmesh__V1__Report report = MCMESH__V1__REPORT__INIT;
+
+	m.message_case = MCMESH__V1__AGENT_MESSAGE__MESSAGE_REPORT;
+	m.report = &report;
+	cr_assert_eq(rpc_call_send(call, &m.base), 0);
+}
+
+Test(rpc, many_calls_share_a_loop)
+{
+	static const struct rpc_call_ops ops = { crowd_message, NULL, crowd_close };
+	static struct rpc_call *calls[CROWD];
+	struct rpc_channel *channels[CROWD_CHANNELS];
+
+	up(false);
+	for (int i = 0; i < CROWD_CHANNELS; i++)
+		cr_assert_eq(rpc_channel_new(f.rpc,
+					     &(struct rpc_channel_options){ .target = f.target },
+					     &channels[i]),
+			     0);
+	for (int i = 0; i < CROWD; i++) {
+		cr_assert_eq(rpc_channel_call(channels[i % CROWD_CHANNELS], methods[1].path,
+					      methods[1].response, &ops, 0, &crowd[i], &calls[i]),
+			     0);
+		report(calls[i]);
+		/* Some turns in between: the server's ends are spread as they come. */
+		if (i % 100 == 99)
+			until(f.opened == i + 1);
+	}
+	until(crowd_answers == CROWD);
+	/* Each alone, with nothing else to wake the loop. */
+	for (int i = 0; i < CROWD; i += 97) {
+		uint64_t began = now_ms();
+
+		crowd_answers = 0;
+		report(calls[i]);
+		while (!crowd_answers)
+			cr_assert_eq(rpc_poll(f.rpc, began + WAIT_MS), 0);
+		cr_assert_lt(now_ms() - began, WAIT_MS / 2, "waits at one queue for another");
+		cr_assert_eq(crowd[i].messages, 2);
+	}
+	/* One end after the other: either side hears of the other's. */
+	for (int i = 0; i < CROWD; i++) {
+		if (i % 2)
+			rpc_call_cancel(calls[i]);
+		else
+			rpc_call_finish(calls[i], RPC_OK, NULL);
+	}
+	until(crowd_closed == CROWD && f.server_closed == CROWD);
+	cr_assert_geq(f.half_closed, CROWD / 2);
+	/* And few again. */
+	f.server_closed = 0;
+	check_unary();
+	for (int i = 0; i < CROWD_CHANNELS; i++)
+		rpc_channel_free(channels[i]);
+	down();
+}
+
 Test(rpc, wake_ends_a_poll)
 {
 	uint64_t began = now_ms();
