@@ -52,6 +52,18 @@ def agents_settings(lab, nodes, *settings):
         lab.wait("the agents are back", lab.ready, 10)
 
 
+def agent_settings_in_turn(lab, node, *turns):
+    """Steps: the agent comes back with each of these, and as it was."""
+    was = programs.load()["agent_set"]
+    try:
+        for settings in turns:
+            _restart(lab, "agent", [node], "agent_set", was + list(settings))
+            yield
+    finally:
+        _restart(lab, "agent", [node], "agent_set", was)
+        lab.wait("the agents are back", lab.ready, 10)
+
+
 def agent_settings(lab, node, *settings):
     return agents_settings(lab, [node], *settings)
 
