@@ -13,6 +13,7 @@ import pytest
 import sockets
 import topology as topo
 from certificates import PKI, pki
+from test_abuse import metric
 
 CONTROLLER = (topo.controller_address("c1"), programs.PORT)
 CONVERGED_S = 2
@@ -45,6 +46,11 @@ def server_certificate(trust, name="read"):
 def other_pki(tmp_path):
     pki("ca", "another", directory=tmp_path)
     return tmp_path
+
+
+def refusals():
+    """Calls and Hellos that were denied."""
+    return [metric("mcmesh_refusals_total", f'"{what}"') for what in ("call_denied", "hello_denied")]
 
 
 def unreachable(answer):
@@ -99,19 +105,23 @@ def test_roles(tls_lab, client):
         return tls_lab.exec("c1", programs.program("mcmeshctl"), *certificates.arguments(name),
                             "--controller", f"{CONTROLLER[0]}:{CONTROLLER[1]}", *args)
 
+    calls, hellos = refusals()
     assert ctl("read", "node", "list").returncode == 0
     drain = ctl("read", "node", "drain", "n1")
     assert drain.returncode == 1 and "mcmesh://role/admin" in drain.stderr, drain.stderr
     nodes = ctl("n1", "node", "list")
     assert nodes.returncode == 1 and "mcmesh://role/read" in nodes.stderr, nodes.stderr
     denied(client("sync", "n1", "203.0.113.1", certificate="admin"), "mcmesh://node/NAME")
+    assert refusals() == [calls + 3, hellos], "they are counted"
     assert {n["state"] for n in tls_lab.json("node", "list")["nodes"]} == {"CONNECTED"}
 
 
 def test_a_node_speaks_for_itself_only(tls_lab, client):
     pki("node", "n9", "--vtep", "203.0.113.9")
+    calls, hellos = refusals()
     denied(client("sync", "n2", "203.0.113.9", certificate="n9"), "node n2", "mcmesh://node/n2")
     denied(client("sync", "n9", "203.0.113.2", certificate="n9"), "n9", "VTEP 203.0.113.2")
+    assert refusals() == [calls, hellos + 2], "they are counted"
     log = log_of("c1")
     assert "node n2 needs a certificate" in log and "may not use the VTEP" in log
     assert tls_lab.ready(), "the nodes themselves were disturbed"
