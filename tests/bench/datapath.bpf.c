@@ -15,8 +15,11 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define IPV4_PROTOCOL 23 /* offsets in the frame */
+#define IPV4_TYPE     12 /* offsets in the frame */
+#define IPV4_PROTOCOL 23
+#define IPV4_CHECKSUM 24
 #define IPV4_DADDR    30
+#define IPV4_END      34
 #define PROTOCOL_UDP  17
 
 struct {
@@ -26,17 +29,23 @@ struct {
 	__uint(max_entries, 1);
 } delivered SEC(".maps");
 
+/* Loads as cheap as can be: what is measured is who delivers. */
+static __always_inline int count_udp(struct __sk_buff *skb)
+{
+	__u8 *frame = (void *)(long)skb->data;
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&delivered, &zero);
+
+	if (n && frame + IPV4_PROTOCOL + 1 <= (__u8 *)(long)skb->data_end &&
+	    frame[IPV4_PROTOCOL] == PROTOCOL_UDP)
+		++*n;
+	return TC_ACT_SHOT;
+}
+
 SEC("tc")
 int count_and_drop(struct __sk_buff *skb)
 {
-	__u32 zero = 0;
-	__u64 *n = bpf_map_lookup_elem(&delivered, &zero);
-	__u8 protocol;
-
-	if (n && bpf_skb_load_bytes(skb, IPV4_PROTOCOL, &protocol, 1) == 0 &&
-	    protocol == PROTOCOL_UDP)
-		++*n;
-	return TC_ACT_SHOT;
+	return count_udp(skb);
 }
 
 SEC("tc")
@@ -51,20 +60,73 @@ int pass_all(struct xdp_md *xdp)
 	return XDP_PASS;
 }
 
-/* ifindex → ifindex */
+/* 1: what arrives at the other node is counted there and then. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} sending_only SEC(".maps");
+
+/*
+ * The end of the wire. Many nodes are one there: each copy in a tunnel is given that
+ * one's address, which is the first of them, before it goes on to whoever receives.
+ */
+SEC("tc")
+int wire_end(struct __sk_buff *skb)
+{
+	__u32 zero = 0, *only = bpf_map_lookup_elem(&sending_only, &zero), sum;
+	__u8 *frame = (void *)(long)skb->data;
+	__u16 *check, *to;
+
+	if (only && *only)
+		return count_udp(skb);
+	if (frame + IPV4_END > (__u8 *)(long)skb->data_end ||
+	    *(__u16 *)(frame + IPV4_TYPE) != bpf_htons(0x0800) || frame[IPV4_DADDR] != 10)
+		return TC_ACT_UNSPEC;
+	check = (__u16 *)(frame + IPV4_CHECKSUM);
+	to = (__u16 *)(frame + IPV4_DADDR + 2);
+	/* RFC 1624 */
+	sum = (__u16) ~*check + (__u16) ~*to;
+	*to = (*to & bpf_htons(0xff00)) | bpf_htons(REMOTE_FIRST);
+	sum += *to;
+	sum = (sum & 0xffff) + (sum >> 16);
+	*check = ~((sum & 0xffff) + (sum >> 16));
+	return TC_ACT_UNSPEC;
+}
+
+/* From a device, for a kind of group, to another. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, __u32);
+	__type(key, struct redirect_key);
 	__type(value, __u32);
 	__uint(max_entries, 16);
 } redirects SEC(".maps");
 
+static __always_inline int redirect_from(struct __sk_buff *skb, __u32 ifindex)
+{
+	struct redirect_key key = { .ifindex = ifindex };
+	__u32 *to;
+	__u8 kind;
+
+	if (bpf_skb_load_bytes(skb, IPV4_DADDR + 1, &kind, 1) < 0)
+		return TC_ACT_SHOT;
+	key.kind = kind;
+	to = bpf_map_lookup_elem(&redirects, &key);
+	return to ? bpf_redirect(*to, 0) : TC_ACT_SHOT;
+}
+
 SEC("tc")
 int redirect(struct __sk_buff *skb)
 {
-	__u32 from = skb->ifindex, *to = bpf_map_lookup_elem(&redirects, &from);
+	return redirect_from(skb, skb->ifindex);
+}
 
-	return to ? bpf_redirect(*to, 0) : TC_ACT_SHOT;
+/* Its interfaces may have the numbers of ours. */
+SEC("tc")
+int redirect_far(struct __sk_buff *skb)
+{
+	return redirect_from(skb, REDIRECT_FAR);
 }
 
 struct inner {
@@ -79,7 +141,7 @@ struct {
 	__uint(key_size, 4);
 	__uint(max_entries, REF_GROUPS);
 	__array(values, struct inner);
-} groups SEC(".maps");
+} groups SEC(".maps"), far_groups SEC(".maps");
 
 struct walk {
 	struct __sk_buff *skb;
@@ -107,7 +169,7 @@ static long deliver(void *map, const void *key, struct subscriber *s, struct wal
 	return 0;
 }
 
-static __always_inline int ref_input(struct __sk_buff *skb, bool from_overlay)
+static __always_inline int ref_input(struct __sk_buff *skb, void *of, bool from_overlay)
 {
 	struct walk w = { .skb = skb, .from_overlay = from_overlay };
 	__u32 group;
@@ -115,7 +177,7 @@ static __always_inline int ref_input(struct __sk_buff *skb, bool from_overlay)
 
 	if (bpf_skb_load_bytes(skb, IPV4_DADDR, &group, sizeof(group)) < 0)
 		return TC_ACT_OK;
-	inner = bpf_map_lookup_elem(&groups, &group);
+	inner = bpf_map_lookup_elem(of, &group);
 	if (!inner)
 		return TC_ACT_OK;
 	bpf_for_each_map_elem(inner, deliver, &w, 0);
@@ -125,11 +187,17 @@ static __always_inline int ref_input(struct __sk_buff *skb, bool from_overlay)
 SEC("tc")
 int ref_port(struct __sk_buff *skb)
 {
-	return ref_input(skb, false);
+	return ref_input(skb, &groups, false);
 }
 
 SEC("tc")
 int ref_overlay(struct __sk_buff *skb)
 {
-	return ref_input(skb, true);
+	return ref_input(skb, &groups, true);
+}
+
+SEC("tc")
+int ref_far(struct __sk_buff *skb)
+{
+	return ref_input(skb, &far_groups, true);
 }

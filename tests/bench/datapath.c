@@ -10,7 +10,9 @@
  * remotes by a head-end FDB), the bridge with a VXLAN MDB, the published eBPF
  * design as published and with its hashes sized to the group, and a bare
  * redirect as the floor (datapath_peers.c). Same devices, same generator; the
- * receivers count and drop in TCX.
+ * receivers count and drop in TCX. What goes to other nodes is counted at their
+ * receivers, by the same design at both ends of the wire (datapath_far.c), and, as the
+ * case "sending", a second time where it comes off the wire.
  *
  * What is measured is CPU time: this thread's, in which softirqs run, and
  * ksoftirqd's. From it the generator's own share is taken, measured each round
@@ -36,6 +38,7 @@
 
 #include "common/cleanup.h"
 #include "datapath.skel.h"
+#include "tests/bench/datapath_shared.h"
 
 #define ROUNDS	      9
 #define ROUNDS_QUICK  7
@@ -62,21 +65,31 @@ struct contender {
 	unsigned int cases; /* bits of enum bench_case */
 };
 
-enum bench_case { CASE_LOCAL, CASE_REMOTE, CASE_RECEIVE, CASE_MIXED, CASE_BURST, CASES };
+enum bench_case {
+	CASE_LOCAL,
+	CASE_REMOTE, /* to the receivers of other nodes, each copy out of its tunnel again */
+	CASE_RECEIVE,
+	CASE_MIXED,
+	CASE_BURST,
+	CASE_SENDING, /* as CASE_REMOTE, but only to the end of the wire */
+	CASES
+};
 
 #define BIT(c) (1U << (c))
 #define ALL    (BIT(CASES) - 1)
 
-static const char *const case_names[CASES] = { "local", "remote", "receive", "mixed", "burst" };
+static const char *const case_names[CASES] = { "local", "remote", "receive",
+					       "mixed", "burst",  "sending" };
 
 static const struct contender contenders[] = {
-	{ "product", STAND_PRODUCT, GROUP_PLAIN, 4797, SEGMENT, ALL },
-	{ "bridge", STAND_BRIDGE, GROUP_PLAIN, 4789, 200, ALL },
-	{ "mdb", STAND_MDB, GROUP_PLAIN, 0, 0, BIT(CASE_REMOTE) | BIT(CASE_MIXED) },
-	{ "ref", STAND_REF, GROUP_PLAIN, 4798, 1, ALL },
-	{ "ref_sized", STAND_REF, GROUP_SIZED, 4798, 1, ALL },
-	{ "redirect", STAND_REDIRECT, GROUP_PLAIN, 4797, 1, ALL & ~BIT(CASE_MIXED) },
-	{ "base", STAND_BASE, GROUP_PLAIN, 4797, 1, ALL },
+	{ "product", STAND_PRODUCT, GROUP_PLAIN, PORT_OVERLAY, SEGMENT, ALL },
+	{ "bridge", STAND_BRIDGE, GROUP_PLAIN, PORT_BRIDGE, VNI_RECEIVE, ALL },
+	{ "mdb", STAND_MDB, GROUP_PLAIN, 0, 0,
+	  BIT(CASE_REMOTE) | BIT(CASE_MIXED) | BIT(CASE_SENDING) },
+	{ "ref", STAND_REF, GROUP_PLAIN, PORT_REF, REF_VNI, ALL },
+	{ "ref_sized", STAND_REF, GROUP_SIZED, PORT_REF, REF_VNI, ALL },
+	{ "redirect", STAND_REDIRECT, GROUP_PLAIN, PORT_OVERLAY, 1, ALL & ~BIT(CASE_MIXED) },
+	{ "base", STAND_BASE, GROUP_PLAIN, PORT_OVERLAY, 1, ALL },
 };
 
 #define N ARRAY_SIZE(contenders)
@@ -167,7 +180,9 @@ uint64_t bench_copies_settled(const struct bench *b, uint64_t want)
 
 static enum group_kind case_group(enum bench_case c)
 {
-	return c == CASE_REMOTE ? GROUP_REMOTE : c == CASE_MIXED ? GROUP_MIXED : GROUP_LOCAL;
+	return c == CASE_REMOTE || c == CASE_SENDING ? GROUP_REMOTE
+	       : c == CASE_MIXED		     ? GROUP_MIXED
+						     : GROUP_LOCAL;
 }
 
 /* The product and the base always do. */
@@ -186,6 +201,10 @@ static unsigned int copies_of(const struct row *r, size_t i)
 
 static void row_open(struct bench *b, struct row *r)
 {
+	uint32_t zero = 0, only = r->c == CASE_SENDING;
+
+	if (bpf_map_update_elem(bpf_map__fd(b->bpf->maps.sending_only), &zero, &only, BPF_ANY) < 0)
+		die("cannot fill a map: %s", strerror(errno));
 	for (size_t i = 0; i < N; i++) {
 		const struct contender *who = &contenders[i];
 		struct flow flow = {
@@ -305,11 +324,11 @@ static void row_report(struct bench *b, struct row *r)
 		}
 		ratio = bench_median(r->ratios[i], b->rounds);
 		printf("  %6.2f (%5.0f ns)", ratio, bench_median(r->ns_a_copy[i], b->rounds));
-		json_array_append_new(b->rows, json_pack("{s:s,s:i,s:i,s:s,s:f,s:f}", "case",
-							 case_names[r->c], "fanout", (int)r->fanout,
-							 "payload", (int)r->payload, "peer",
-							 contenders[i].peer, "ratio", ratio,
-							 "delivered", fraction));
+		json_array_append_new(
+			r->c == CASE_SENDING ? b->sending : b->rows,
+			json_pack("{s:s,s:i,s:i,s:s,s:f,s:f}", "case", case_names[r->c], "fanout",
+				  (int)r->fanout, "payload", (int)r->payload, "peer",
+				  contenders[i].peer, "ratio", ratio, "delivered", fraction));
 	}
 	printf("\n");
 	fflush(stdout);
@@ -406,7 +425,8 @@ static void pin_to_a_cpu(struct bench *b)
 
 static void write_json(const struct bench *b, const char *path)
 {
-	json_t *root = json_pack("{s:O,s:O}", "rows", b->rows, "scale", b->scale);
+	json_t *root = json_pack("{s:O,s:O,s:O}", "rows", b->rows, "sending", b->sending, "scale",
+				 b->scale);
 
 	if (json_dump_file(root, path, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) < 0)
 		die("cannot write %s", path);
@@ -445,8 +465,9 @@ int main(int argc, char **argv)
 				     : a.quick ? ROUNDS_QUICK
 					       : ROUNDS,
 			   .copies = a.quick ? COPIES_QUICK : COPIES,
-			   .only_peer = a.only_scale ? "none" : a.only_peer,
+			   .only_peer = a.only_scale ? "bridge" : a.only_peer,
 			   .rows = json_array(),
+			   .sending = json_array(),
 			   .scale = json_object() };
 	struct utsname kernel;
 	unsigned int stands = 0;
@@ -464,6 +485,7 @@ int main(int argc, char **argv)
 		die("cannot load the benchmark's BPF programs: %s", strerror(errno));
 	peers_open(b.bpf, stands);
 	product_open(a.overlay_path, a.delivery, a.engine);
+	far_open(b.bpf, stands, a.overlay_path, a.delivery);
 	pin_to_a_cpu(&b);
 
 	uname(&kernel);
@@ -475,9 +497,11 @@ int main(int argc, char **argv)
 		scale_run(&b);
 	if (a.json)
 		write_json(&b, a.json);
+	far_close();
 	product_close();
 	datapath_bpf__destroy(b.bpf);
 	json_decref(b.rows);
+	json_decref(b.sending);
 	json_decref(b.scale);
 	return 0;
 }

@@ -8,6 +8,8 @@
  *   sK (namespace "senders") ── hKn0        one sender
  *   wKnI (namespace "workloads") ── hKnI    receivers 1 … WORKLOADS
  *   vK (namespace "far") ── uK              the underlay; 10.90.K.2 … are nodes
+ *   wfK (namespace "workloads") ── fK       the receiver of each of those nodes, which
+ *                                           are one node, "far" (datapath_far.c)
  */
 #include <jansson.h>
 #include <stdbool.h>
@@ -24,6 +26,14 @@
 #define DATA_PORT	5000
 #define SEGMENT		1
 #define PAYLOAD_MAX	1400
+
+/* UDP ports and networks of the tunnels. */
+#define PORT_BRIDGE  4789
+#define PORT_MDB     4790
+#define PORT_OVERLAY 4797
+#define PORT_REF     4798
+#define VNI_MDB	     100
+#define VNI_RECEIVE  200
 
 enum stand {
 	STAND_PRODUCT,
@@ -59,6 +69,12 @@ static inline unsigned int group_remotes(enum group_kind kind, unsigned int fano
 	return kind == GROUP_REMOTE ? fanout : kind == GROUP_MIXED ? fanout - fanout / 2 : 0;
 }
 
+/* Of the device that has the list of a kind and fan-out. */
+static inline unsigned int vni_head_end(enum group_kind kind, unsigned int fanout)
+{
+	return (unsigned int)kind * 1000 + fanout;
+}
+
 #define ROUNDS_MAX 201
 
 struct datapath_bpf;
@@ -69,7 +85,7 @@ struct bench {
 	int n_cpus;
 	unsigned int rounds, copies; /* copies: of a measurement, about */
 	const char *only_peer;	     /* beside the product; NULL: all */
-	json_t *rows, *scale;
+	json_t *rows, *sending, *scale;
 };
 
 void die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -104,6 +120,7 @@ struct datapath;
 
 void peers_open(struct datapath_bpf *bpf, unsigned int stands);
 void peers_attach(int prog_fd, uint32_t ifindex);
+void peers_attach_first(int prog_fd, uint32_t ifindex);
 void product_open(const char *overlay_path, const char *delivery, const char *engine);
 unsigned int product_settle(void);
 void product_port(uint32_t ifindex);
@@ -111,6 +128,19 @@ void product_port(uint32_t ifindex);
 void product_route(uint32_t group, const struct addr *source, unsigned int first, unsigned int n);
 void product_route_del(uint32_t group, const struct addr *source);
 void product_close(void);
+
+extern const enum group_kind group_kinds[];
+extern const size_t n_group_kinds;
+
+struct addr remote_address(unsigned int stand, unsigned int i);
+int ref_subscribers(enum group_variant variant, unsigned int n);
+void redirect_set(struct datapath_bpf *bpf, uint32_t from, uint32_t kind, uint32_t to);
+
+/* ---- datapath_far.c --------------------------------------------------------- */
+
+void far_open(struct datapath_bpf *bpf, unsigned int stands, const char *overlay_path,
+	      const char *delivery);
+void far_close(void);
 
 /* ---- datapath_send.c -------------------------------------------------------- */
 

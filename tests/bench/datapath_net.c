@@ -160,14 +160,17 @@ static void raise_workloads(FILE *out, unsigned int k)
 
 	for (unsigned int i = 1; i <= receivers; i++)
 		fprintf(out, "link set w%un%u up\n", k, i);
+	fprintf(out, "link set wf%u up\n", k);
 }
 
 static void raise_far(FILE *out, unsigned int k)
 {
 	fprintf(out,
 		"addr add 10.90.%u.2/24 dev v%u\nlink set v%u up\n"
-		"neigh add 10.90.%u.1 lladdr 02:00:00:00:%02x:01 dev v%u nud permanent\n",
-		k, k, k, k, k, k);
+		"neigh add 10.90.%u.1 lladdr 02:00:00:00:%02x:01 dev v%u nud permanent\n"
+		"link add f%u mtu 9000 type veth peer name wf%u mtu 9000 netns workloads\n"
+		"link set f%u up\n",
+		k, k, k, k, k, k, k, k, k);
 }
 
 void net_make_devices(unsigned int stands)
@@ -175,6 +178,6 @@ void net_make_devices(unsigned int stands)
 	for_stands(stands, "", make_workloads);
 	for_stands(stands, "", make_underlay);
 	for_stands(stands, "senders", raise_sender);
-	for_stands(stands, "workloads", raise_workloads);
 	for_stands(stands, "far", raise_far);
+	for_stands(stands, "workloads", raise_workloads);
 }

@@ -19,12 +19,9 @@
 #include "node/datapath/datapath.h"
 #include "tests/bench/datapath_shared.h"
 
-#define TCX_INGRESS    46 /* <linux/bpf.h> of 6.6 has it */
-#define MDB_ATTR_DST   5  /* MDBE_ATTR_DST, of 6.4 */
-#define OVERLAY_PORT   4797
-#define REF_PORT       4798
-#define VNI_MDB	       100
-#define VNI_RECEIVE    200
+#define TCX_INGRESS    46 /* <linux/bpf.h> of 6.6 has them */
+#define TCX_BEFORE     (1U << 3)
+#define MDB_ATTR_DST   5 /* MDBE_ATTR_DST, of 6.4 */
 #define SETTLE_TICKS   4
 #define SETTLE_TICK_MS 1000
 
@@ -40,11 +37,22 @@ void peers_attach(int prog_fd, uint32_t ifindex)
 		die("cannot attach to interface %u: %s", ifindex, strerror(-fd));
 }
 
-static const enum group_kind kinds[] = { GROUP_LOCAL, GROUP_REMOTE, GROUP_MIXED };
+/* Before all that are there. */
+void peers_attach_first(int prog_fd, uint32_t ifindex)
+{
+	LIBBPF_OPTS(bpf_link_create_opts, opts, .flags = TCX_BEFORE);
+	int fd = bpf_link_create(prog_fd, (int)ifindex, TCX_INGRESS, &opts);
+
+	if (fd < 0)
+		die("cannot attach to interface %u: %s", ifindex, strerror(-fd));
+}
+
+const enum group_kind group_kinds[] = { GROUP_LOCAL, GROUP_REMOTE, GROUP_MIXED };
+const size_t n_group_kinds = ARRAY_SIZE(group_kinds);
 
 /* ---- the product ------------------------------------------------------------ */
 
-static struct addr remote_address(unsigned int stand, unsigned int i)
+struct addr remote_address(unsigned int stand, unsigned int i)
 {
 	char text[32];
 	struct addr a;
@@ -128,7 +136,7 @@ void product_open(const char *overlay_path, const char *delivery, const char *en
 	path.ifindex = net_ifindex("u%d", STAND_PRODUCT);
 	net_run("ip link add mcmesh0 type vxlan external nolearning dstport %d && "
 		"ip link set mcmesh0 up mtu 9000",
-		OVERLAY_PORT);
+		PORT_OVERLAY);
 	if (datapath_open(&options, &product, why) < 0)
 		die("%s", why);
 	if (datapath_segment_set(product, &segment) < 0 ||
@@ -147,9 +155,9 @@ void product_open(const char *overlay_path, const char *delivery, const char *en
 		    (direct && datapath_remote_path_set(product, &vtep, &path) < 0))
 			die("the product refuses a remote");
 	}
-	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+	for (size_t k = 0; k < n_group_kinds; k++) {
 		for (size_t f = 0; f < n_fanouts; f++)
-			product_group(kinds[k], fanouts[f]);
+			product_group(group_kinds[k], fanouts[f]);
 	}
 }
 
@@ -185,11 +193,11 @@ static void bridge_ports(FILE *ip, FILE *mdb, unsigned int k)
 	for (unsigned int i = 0; i <= WORKLOADS; i++)
 		fprintf(ip, "link set h%un%u master br%u\n", k, i, k);
 	for (size_t f = 0; f < n_fanouts; f++) {
-		for (size_t n = 0; n < ARRAY_SIZE(kinds); n++) {
-			for (unsigned int i = 1; i <= group_locals(kinds[n], fanouts[f]); i++)
+		for (size_t n = 0; n < n_group_kinds; n++) {
+			for (unsigned int i = 1; i <= group_locals(group_kinds[n], fanouts[f]); i++)
 				fprintf(mdb,
 					"mdb add dev br%u port h%un%u grp 239.%d.0.%u permanent\n",
-					k, k, i, kinds[n], fanouts[f]);
+					k, k, i, group_kinds[n], fanouts[f]);
 		}
 	}
 }
@@ -197,18 +205,18 @@ static void bridge_ports(FILE *ip, FILE *mdb, unsigned int k)
 /* A VXLAN device a fan-out and kind, for its list is the device's. */
 static void bridge_head_end(FILE *ip, FILE *mdb, enum group_kind kind, unsigned int fanout)
 {
-	int vni = kind * 1000 + (int)fanout;
+	unsigned int vni = vni_head_end(kind, fanout);
 
 	if (!group_remotes(kind, fanout))
 		return;
 	fprintf(ip,
-		"link add vb%d type vxlan id %d dstport 4789 local 10.90.%d.1 ttl 64 nolearning\n"
-		"link set vb%d master br%d mtu 9000 up\n",
-		vni, vni, STAND_BRIDGE, vni, STAND_BRIDGE);
+		"link add vb%u type vxlan id %u dstport %d local 10.90.%d.1 ttl 64 nolearning\n"
+		"link set vb%u master br%d mtu 9000 up\n",
+		vni, vni, PORT_BRIDGE, STAND_BRIDGE, vni, STAND_BRIDGE);
 	for (unsigned int i = 1; i <= group_remotes(kind, fanout); i++)
-		fprintf(mdb, "fdb append 00:00:00:00:00:00 dev vb%d dst 10.90.%d.%u\n", vni,
+		fprintf(mdb, "fdb append 00:00:00:00:00:00 dev vb%u dst 10.90.%d.%u\n", vni,
 			STAND_BRIDGE, i + 1);
-	fprintf(mdb, "mdb add dev br%d port vb%d grp 239.%d.0.%u permanent\n", STAND_BRIDGE, vni,
+	fprintf(mdb, "mdb add dev br%d port vb%u grp 239.%d.0.%u permanent\n", STAND_BRIDGE, vni,
 		kind, fanout);
 }
 
@@ -247,15 +255,15 @@ static void mdb_fill(void)
 
 	if (!nl || mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0)
 		die("netlink: %s", strerror(errno));
-	for (size_t n = 0; n < ARRAY_SIZE(kinds); n++) {
+	for (size_t n = 0; n < n_group_kinds; n++) {
 		for (size_t f = 0; f < n_fanouts; f++) {
-			unsigned int remotes = group_remotes(kinds[n], fanouts[f]);
+			unsigned int remotes = group_remotes(group_kinds[n], fanouts[f]);
 
 			for (unsigned int i = 1; i <= remotes; i++) {
 				struct in_addr to = { htonl(0x0a5a0001U + (STAND_MDB << 8) + i) };
 
 				mdb_add(nl, ifindex,
-					group_address(kinds[n], GROUP_PLAIN, fanouts[f]), to);
+					group_address(group_kinds[n], GROUP_PLAIN, fanouts[f]), to);
 			}
 		}
 	}
@@ -278,14 +286,14 @@ static void bridge_vxlans(FILE *ip, FILE *mdb, unsigned int stands)
 	}
 	if (stands & 1U << STAND_BRIDGE)
 		fprintf(ip,
-			"link add vr0 type vxlan id %d dstport 4789 local 10.90.%d.1 nolearning\n"
+			"link add vr0 type vxlan id %d dstport %d local 10.90.%d.1 nolearning\n"
 			"link set vr0 master br%d mtu 9000 up\n",
-			VNI_RECEIVE, STAND_BRIDGE, STAND_BRIDGE);
+			VNI_RECEIVE, PORT_BRIDGE, STAND_BRIDGE, STAND_BRIDGE);
 	if (stands & 1U << STAND_MDB)
 		fprintf(ip,
-			"link add vm0 type vxlan id %d dstport 4790 local 10.90.%d.1 ttl 64 "
+			"link add vm0 type vxlan id %d dstport %d local 10.90.%d.1 ttl 64 "
 			"nolearning\nlink set vm0 master br%d mtu 9000 up\n",
-			VNI_MDB, STAND_MDB, STAND_MDB);
+			VNI_MDB, PORT_MDB, STAND_MDB, STAND_MDB);
 }
 
 static void bridges_open(unsigned int stands)
@@ -316,20 +324,26 @@ static void bridges_open(unsigned int stands)
 
 /* ---- the published design --------------------------------------------------- */
 
+/* A map for them. */
+int ref_subscribers(enum group_variant variant, unsigned int n)
+{
+	uint32_t size = variant == GROUP_PLAIN ? REF_SUBSCRIBERS : n ? n : 1;
+	int map = bpf_map_create(BPF_MAP_TYPE_HASH, "subscribers", 4, sizeof(struct subscriber),
+				 size, NULL);
+
+	if (map < 0)
+		die("cannot make a map: %s", strerror(-map));
+	return map;
+}
+
 static void ref_group(struct datapath_bpf *bpf, enum group_kind kind, enum group_variant variant,
 		      unsigned int fanout)
 {
 	unsigned int locals = group_locals(kind, fanout), remotes = group_remotes(kind, fanout);
-	uint32_t overlay = net_ifindex("ref0"), size = REF_SUBSCRIBERS;
+	uint32_t overlay = net_ifindex("ref0");
 	uint32_t group = htonl(group_address(kind, variant, fanout));
-	int inner;
+	int inner = ref_subscribers(variant, locals + remotes);
 
-	if (variant == GROUP_SIZED)
-		size = locals + remotes ? locals + remotes : 1;
-	inner = bpf_map_create(BPF_MAP_TYPE_HASH, "subscribers", 4, sizeof(struct subscriber), size,
-			       NULL);
-	if (inner < 0)
-		die("cannot make a map: %s", strerror(-inner));
 	for (uint32_t i = 1; i <= locals + remotes; i++) {
 		struct subscriber s = { .address = i };
 
@@ -352,11 +366,11 @@ static void ref_open(struct datapath_bpf *bpf)
 {
 	net_run("ip link add ref0 type vxlan external nolearning dstport %d && "
 		"ip link set ref0 up mtu 9000",
-		REF_PORT);
-	for (size_t n = 0; n < ARRAY_SIZE(kinds); n++) {
+		PORT_REF);
+	for (size_t n = 0; n < n_group_kinds; n++) {
 		for (size_t f = 0; f < n_fanouts; f++) {
-			ref_group(bpf, kinds[n], GROUP_PLAIN, fanouts[f]);
-			ref_group(bpf, kinds[n], GROUP_SIZED, fanouts[f]);
+			ref_group(bpf, group_kinds[n], GROUP_PLAIN, fanouts[f]);
+			ref_group(bpf, group_kinds[n], GROUP_SIZED, fanouts[f]);
 		}
 	}
 	peers_attach(bpf_program__fd(bpf->progs.ref_port), net_ifindex("h%dn0", STAND_REF));
@@ -365,15 +379,23 @@ static void ref_open(struct datapath_bpf *bpf)
 
 /* ---- the floor, the base, the receivers ------------------------------------- */
 
+void redirect_set(struct datapath_bpf *bpf, uint32_t from, uint32_t kind, uint32_t to)
+{
+	struct redirect_key key = { from, kind };
+
+	if (bpf_map_update_elem(bpf_map__fd(bpf->maps.redirects), &key, &to, BPF_ANY) < 0)
+		die("cannot fill a map: %s", strerror(errno));
+}
+
 static void redirect_open(struct datapath_bpf *bpf)
 {
 	uint32_t from = net_ifindex("h%dn0", STAND_REDIRECT);
 	uint32_t to = net_ifindex("h%dn1", STAND_REDIRECT);
 	uint32_t underlay = net_ifindex("u%d", STAND_REDIRECT);
 
-	if (bpf_map_update_elem(bpf_map__fd(bpf->maps.redirects), &from, &to, BPF_ANY) < 0 ||
-	    bpf_map_update_elem(bpf_map__fd(bpf->maps.redirects), &underlay, &to, BPF_ANY) < 0)
-		die("cannot fill a map: %s", strerror(errno));
+	redirect_set(bpf, from, GROUP_LOCAL, to);
+	redirect_set(bpf, from, GROUP_REMOTE, underlay);
+	redirect_set(bpf, underlay, REDIRECT_TUNNEL, to);
 	peers_attach(bpf_program__fd(bpf->progs.redirect), from);
 	peers_attach(bpf_program__fd(bpf->progs.redirect), underlay);
 }
@@ -396,8 +418,7 @@ void peers_open(struct datapath_bpf *bpf, unsigned int stands)
 		net_switch("workloads");
 		for (unsigned int i = 1; i <= (k == STAND_REDIRECT ? 1 : WORKLOADS); i++)
 			peers_attach(count, net_ifindex("w%un%u", k, i));
-		net_switch("far");
-		peers_attach(count, net_ifindex("v%u", k));
+		peers_attach(count, net_ifindex("wf%u", k));
 	}
 	net_switch("");
 }

@@ -2,10 +2,10 @@
 /*
  * DOC: the datapath at size
  *
- * The product alone, against itself: the same packets with one group and with many,
- * to few receivers and to many, by one sender and by two at once on two CPUs, and what
- * a change of a list costs. Figures are CPU time, so that other work on the machine
- * blurs them only as far as it takes the caches.
+ * The product against itself: the same packets with one group and with many, by one
+ * sender and by two at once on two CPUs, what a change of a list costs; and, beside a
+ * Linux bridge of the same size, to few receivers and to many. Figures are CPU time, so
+ * that other work on the machine blurs them only as far as it takes the caches.
  */
 #include "tests/bench/datapath.h"
 
@@ -27,17 +27,21 @@
 #define SOURCE	     "10.80.0.1" /* the sender's */
 #define PAYLOAD	     64
 #define PACKETS	     4096
+#define GROUP_ROUNDS 25 /* at least */
+#define GROUP_TRIES  8
 #define SCALE_COPIES 65536
 #define CHANGES	     1000
+#define BRIDGE_MOST  940 /* receivers: a bridge takes 1,023 ports, and has others */
 
 static const unsigned int sizes[] = { 64, 256, SCALE_WORKLOADS };
 
-static struct generator *generator(uint32_t group)
+#define SIZES ARRAY_SIZE(sizes)
+
+static struct generator *generator(enum stand stand, uint32_t group)
 {
-	struct flow flow = { .kind = GENERATE_WORKLOAD,
-			     .stand = STAND_PRODUCT,
-			     .group = group,
-			     .payload = PAYLOAD };
+	struct flow flow = {
+		.kind = GENERATE_WORKLOAD, .stand = stand, .group = group, .payload = PAYLOAD
+	};
 
 	return generator_open(&flow, -1);
 }
@@ -79,46 +83,58 @@ static struct addr source(void)
 	return a;
 }
 
-/* What is left when the frames' own cost is taken off. */
+/* What is left when the frames' own cost is taken off: the best of some tries, as all
+ * else that the CPU does only adds to it. */
 static double net_ns(struct bench *b, struct generator *g, struct generator *base)
 {
-	double ns = packet_ns(b, g, PACKETS, 1);
+	double best = 1e9, best_base = 1e9;
 
-	return ns - packet_ns(b, base, PACKETS, 0);
+	for (int i = 0; i < GROUP_TRIES; i++) {
+		double ns = packet_ns(b, g, PACKETS, 1);
+		double base_ns = packet_ns(b, base, PACKETS, 0);
+
+		best = ns < best ? ns : best;
+		best_base = base_ns < best_base ? base_ns : best_base;
+	}
+	return best - best_base;
 }
 
-/* One entry (S, G) alone, and among many. */
+/* One entry (S, G) alone, and among many: in each round alone, among, alone. */
 static void groups_run(struct bench *b)
 {
-	double alone[2 * ROUNDS_MAX], among[2 * ROUNDS_MAX], set = 0, ratio, t;
+	unsigned int rounds = b->rounds > GROUP_ROUNDS ? b->rounds : GROUP_ROUNDS;
+	double alone[ROUNDS_MAX], ratio[ROUNDS_MAX], among, set = 0, x, t;
 	struct generator *base = frames(b, STAND_BASE, GROUP);
 	struct generator *g = frames(b, STAND_PRODUCT, GROUP);
 	struct addr from = source();
 
 	product_route(GROUP, &from, 1, 1);
-	for (unsigned int r = 0; r < b->rounds; r++) {
-		alone[2 * r] = net_ns(b, g, base);
+	for (unsigned int r = 0; r < rounds; r++) {
+		alone[r] = net_ns(b, g, base);
 		t = bench_cpu_ns(b);
 		for (uint32_t i = 1; i < GROUPS; i++)
 			product_route(GROUP + i, &from, 1 + i % WORKLOADS, 1);
 		set = (bench_cpu_ns(b) - t) / (GROUPS - 1);
-		among[2 * r] = net_ns(b, g, base);
-		among[2 * r + 1] = net_ns(b, g, base);
+		among = net_ns(b, g, base);
 		for (uint32_t i = 1; i < GROUPS; i++)
 			product_route_del(GROUP + i, &from);
-		alone[2 * r + 1] = net_ns(b, g, base);
+		alone[r] = (alone[r] + net_ns(b, g, base)) / 2;
+		ratio[r] = among / alone[r];
 		(void)product_settle();
 	}
 	generator_close(g);
 	generator_close(base);
-	ratio = bench_median(among, 2 * b->rounds) / bench_median(alone, 2 * b->rounds);
-	printf("one (S,G) entry: %.0f ns a packet; among %u: x %.3f; a new entry: %.1f us\n",
-	       bench_median(alone, 2 * b->rounds), GROUPS, ratio, set / 1e3);
-	json_object_set_new(b->scale, "groups_ratio", json_real(ratio));
+	x = bench_median(ratio, rounds); /* sorts them */
+	printf("one (S,G) entry: %.0f ns a packet; among %u: x %.3f (%u rounds, half of them "
+	       "within %.3f and %.3f); a new entry: %.1f us\n",
+	       bench_median(alone, rounds), GROUPS, x, rounds, ratio[rounds / 4],
+	       ratio[rounds - 1 - rounds / 4], set / 1e3);
+	json_object_set_new(b->scale, "groups_ratio", json_real(x));
 	json_object_set_new(b->scale, "new_entry_us", json_real(set / 1e3));
 }
 
-static void workloads_make(struct bench *b)
+/* Receivers behind the first WORKLOADS. */
+static void workloads_make(struct bench *b, enum stand stand, unsigned int most)
 {
 	int count = bpf_program__fd(b->bpf->progs.count_and_drop);
 	char *text = NULL, *up = NULL;
@@ -127,25 +143,52 @@ static void workloads_make(struct bench *b)
 
 	if (!out || !far)
 		die("out of memory");
-	for (unsigned int i = WORKLOADS + 1; i <= SCALE_WORKLOADS; i++) {
+	for (unsigned int i = WORKLOADS + 1; i <= most; i++) {
 		fprintf(out,
-			"link add h0n%u mtu 9000 type veth peer name w0n%u mtu 9000 netns "
-			"workloads\nlink set h0n%u up\n",
-			i, i, i);
-		fprintf(far, "link set w0n%u up\n", i);
+			"link add h%dn%u mtu 9000 type veth peer name w%dn%u mtu 9000 netns "
+			"workloads\nlink set h%dn%u up\n",
+			stand, i, stand, i, stand, i);
+		if (stand == STAND_BRIDGE)
+			fprintf(out, "link set h%dn%u master br%d\n", stand, i, stand);
+		fprintf(far, "link set w%dn%u up\n", stand, i);
 	}
 	fclose(out);
 	fclose(far);
 	net_batch("ip", text);
 	net_switch("workloads");
 	net_batch("ip", up);
-	for (unsigned int i = WORKLOADS + 1; i <= SCALE_WORKLOADS; i++)
-		peers_attach(count, net_ifindex("w0n%u", i));
+	for (unsigned int i = WORKLOADS + 1; i <= most; i++)
+		peers_attach(count, net_ifindex("w%dn%u", stand, i));
 	net_switch("");
-	for (unsigned int i = WORKLOADS + 1; i <= SCALE_WORKLOADS; i++)
-		product_port(net_ifindex("h0n%u", i));
+	for (unsigned int i = WORKLOADS + 1; stand == STAND_PRODUCT && i <= most; i++)
+		product_port(net_ifindex("h%dn%u", stand, i));
 	free(text);
 	free(up);
+}
+
+static unsigned int bridge_size(unsigned int size)
+{
+	return size < BRIDGE_MOST ? size : BRIDGE_MOST;
+}
+
+static void bridge_groups_make(void)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+
+	if (!out)
+		die("out of memory");
+	for (size_t s = 0; s < SIZES; s++) {
+		struct in_addr group = { htonl(GROUP + sizes[s]) };
+
+		for (unsigned int i = 1; i <= bridge_size(sizes[s]); i++)
+			fprintf(out, "mdb add dev br%d port h%dn%u grp %s permanent\n",
+				STAND_BRIDGE, STAND_BRIDGE, i, inet_ntoa(group));
+	}
+	fclose(out);
+	net_batch("bridge", text);
+	free(text);
 }
 
 /* One of a big list's receivers leaves and comes back. */
@@ -161,31 +204,72 @@ static double change_us(struct bench *b, uint32_t group)
 	return (bench_cpu_ns(b) - t) / CHANGES / 1e3;
 }
 
+struct sizes {
+	struct generator *product[SIZES], *bridge[SIZES], *base;
+	double product_ns[SIZES][ROUNDS_MAX], bridge_ns[SIZES][ROUNDS_MAX];
+};
+
+static double copy_ns(struct bench *b, struct generator *g, struct generator *base,
+		      unsigned int copies)
+{
+	unsigned int packets = SCALE_COPIES / copies;
+	double ns = packet_ns(b, g, packets, copies);
+
+	return (ns - packet_ns(b, base, packets, 0)) / copies;
+}
+
+static void sizes_open(struct bench *b, struct sizes *x)
+{
+	workloads_make(b, STAND_PRODUCT, SCALE_WORKLOADS);
+	workloads_make(b, STAND_BRIDGE, BRIDGE_MOST);
+	bridge_groups_make();
+	for (size_t s = 0; s < SIZES; s++) {
+		product_route(GROUP + sizes[s], NULL, 1, sizes[s]);
+		x->product[s] = generator(STAND_PRODUCT, GROUP + sizes[s]);
+		x->bridge[s] = generator(STAND_BRIDGE, GROUP + sizes[s]);
+	}
+	x->base = generator(STAND_BASE, GROUP);
+	(void)product_settle();
+}
+
+static void sizes_report(struct bench *b, struct sizes *x)
+{
+	double product[SIZES], bridge[SIZES];
+
+	for (size_t s = 0; s < SIZES; s++) {
+		product[s] = bench_median(x->product_ns[s], b->rounds);
+		bridge[s] = bench_median(x->bridge_ns[s], b->rounds);
+		printf("%u receivers: %.0f ns a copy; a bridge to %u: %.0f\n", sizes[s], product[s],
+		       bridge_size(sizes[s]), bridge[s]);
+		generator_close(x->product[s]);
+		generator_close(x->bridge[s]);
+	}
+	generator_close(x->base);
+	json_object_set_new(b->scale, "linear_ratio", json_real(product[SIZES - 1] / product[0]));
+	json_object_set_new(b->scale, "bridge_linear_ratio",
+			    json_real(bridge[SIZES - 1] / bridge[0]));
+}
+
 static void sizes_run(struct bench *b)
 {
-	double ns[ARRAY_SIZE(sizes)][ROUNDS_MAX], median[ARRAY_SIZE(sizes)], x;
-	struct generator *g[ARRAY_SIZE(sizes)];
+	struct sizes *x = calloc(1, sizeof(*x));
+	double us;
 
-	workloads_make(b);
-	for (size_t s = 0; s < ARRAY_SIZE(sizes); s++) {
-		product_route(GROUP + sizes[s], NULL, 1, sizes[s]);
-		g[s] = generator(GROUP + sizes[s]);
-	}
-	(void)product_settle();
+	if (!x)
+		die("out of memory");
+	sizes_open(b, x);
 	for (unsigned int r = 0; r < b->rounds; r++) {
-		for (size_t s = 0; s < ARRAY_SIZE(sizes); s++)
-			ns[s][r] = packet_ns(b, g[s], SCALE_COPIES / sizes[s], sizes[s]) / sizes[s];
+		for (size_t s = 0; s < SIZES; s++) {
+			x->product_ns[s][r] = copy_ns(b, x->product[s], x->base, sizes[s]);
+			x->bridge_ns[s][r] =
+				copy_ns(b, x->bridge[s], x->base, bridge_size(sizes[s]));
+		}
 	}
-	for (size_t s = 0; s < ARRAY_SIZE(sizes); s++) {
-		median[s] = bench_median(ns[s], b->rounds);
-		printf("%u receivers: %.0f ns a copy\n", sizes[s], median[s]);
-		generator_close(g[s]);
-	}
-	x = median[ARRAY_SIZE(sizes) - 1] / median[0];
-	json_object_set_new(b->scale, "linear_ratio", json_real(x));
-	x = change_us(b, GROUP + SCALE_WORKLOADS);
-	printf("a change of a list of %u: %.1f us\n", SCALE_WORKLOADS, x);
-	json_object_set_new(b->scale, "change_us", json_real(x));
+	sizes_report(b, x);
+	us = change_us(b, GROUP + SCALE_WORKLOADS);
+	printf("a change of a list of %u: %.1f us\n", SCALE_WORKLOADS, us);
+	json_object_set_new(b->scale, "change_us", json_real(us));
+	free(x);
 }
 
 struct second {
@@ -228,8 +312,8 @@ static double sender_ns(struct bench *b, struct generator *g)
 static void senders_run(struct bench *b)
 {
 	double ratio[ROUNDS_MAX], alone, both, x;
-	struct generator *g = generator(GROUP + 16);
-	struct second s = { .g = generator(GROUP + 16), .cpu = !sched_getcpu() };
+	struct generator *g = generator(STAND_PRODUCT, GROUP + 16);
+	struct second s = { .g = generator(STAND_PRODUCT, GROUP + 16), .cpu = !sched_getcpu() };
 	pthread_t thread;
 
 	if (b->n_cpus < 2)
