@@ -377,22 +377,16 @@ static void check_list(struct datapath *dp, const uint32_t *ports, const int *so
 		cr_expect_eq(counts[i], i && i < n, "port %zu of %zu: %u", i, n, counts[i]);
 }
 
-Test(engines, a_fan_goes_on_with_the_next_chunk)
+static struct datapath *open_many(uint32_t ports[MANY], int sockets[MANY])
 {
 	static const struct datapath_options options = {
 		.root = HARNESS_ROOT, .max_ports = MANY, .max_routes = 16, .max_lists = 64
 	};
 	static const struct datapath_segment segment = { .id = 1 };
-	static const size_t lengths[] = { 32, 33, 64, 65, 66, MANY };
+	struct datapath *dp = harness_open(&options);
 	char why[DATAPATH_WHY_MAX] = "";
 	struct datapath_port port;
-	uint32_t ports[MANY];
-	struct datapath *dp;
-	int sockets[MANY];
 
-	if (!harness_enter(MANY))
-		return;
-	dp = harness_open(&options);
 	cr_assert_eq(datapath_segment_set(dp, &segment), 0);
 	for (unsigned int i = 0; i < MANY; i++) {
 		cr_assert_eq(datapath_port_attach(dp, harness_ifindex("p", i), 1, 0, &port, why), 0,
@@ -401,10 +395,51 @@ Test(engines, a_fan_goes_on_with_the_next_chunk)
 		ports[i] = port.ifindex;
 		sockets[i] = harness_socket("w", i);
 	}
+	return dp;
+}
+
+static void check_lists(struct datapath *dp, const uint32_t ports[MANY], const int sockets[MANY])
+{
+	static const size_t lengths[] = { 32, 33, 64, 65, 66, MANY };
+
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++)
 		check_list(dp, ports, sockets, lengths[i]);
-	cr_expect_gt(if_nametoindex("mcmfan65"), 0, "no fan of two chunks that goes on");
 	for (unsigned int i = 0; i < MANY; i++)
 		close(sockets[i]);
+}
+
+Test(engines, a_fan_goes_on_with_the_next_chunk)
+{
+	uint32_t ports[MANY];
+	struct datapath *dp;
+	int sockets[MANY];
+
+	if (!harness_enter(MANY))
+		return;
+	dp = open_many(ports, sockets);
+	check_lists(dp, ports, sockets);
+	cr_expect_gt(if_nametoindex("mcmfan65"), 0, "no fan of two chunks that goes on");
+	datapath_close(dp);
+}
+
+/* It has room for fans of one chunk only. */
+Test(engines, fans_in_the_map_of_an_earlier_agent)
+{
+	uint32_t ports[MANY];
+	struct datapath *dp;
+	int sockets[MANY];
+	int map;
+
+	if (!harness_enter(MANY))
+		return;
+	harness_run("mkdir -p " HARNESS_ROOT "/" MCMESH_LAYOUT "/maps");
+	map = bpf_map_create(BPF_MAP_TYPE_ARRAY, "fans", 4, 4, 64, NULL);
+	cr_assert_geq(map, 0);
+	cr_assert_eq(bpf_obj_pin(map, HARNESS_ROOT "/" MCMESH_LAYOUT "/maps/fans"), 0);
+	close(map);
+	dp = open_many(ports, sockets);
+	check_lists(dp, ports, sockets);
+	cr_expect_gt(if_nametoindex("mcmfan33"), 0, "no fan of one chunk that goes on");
+	cr_expect_eq(if_nametoindex("mcmfan65"), 0);
 	datapath_close(dp);
 }
