@@ -305,5 +305,10 @@ def heal(node):
 
 
 def down():
-    for name in existing():
+    names = existing()
+    for name in filter(WORKLOAD.match, names):
+        # A tap's process would keep it, and the namespaces with it.
+        subprocess.run(["ip", "-n", netns("n" + WORKLOAD.match(name)[1]), "link", "del", name],
+                       capture_output=True)
+    for name in names:
         run(["ip", "netns", "delete", netns(name)])
