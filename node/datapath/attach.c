@@ -142,7 +142,7 @@ int datapath_attach_program(struct datapath *dp, int prog_fd, uint32_t ifindex, 
 {
 	char path[DATAPATH_PATH_MAX];
 	_cleanup_close_ int tcx = -1;
-	bool fresh;
+	bool fresh = false;
 	int rc;
 
 	if (ifindex == 0 || ifindex > INT32_MAX)

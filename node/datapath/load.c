@@ -137,7 +137,8 @@ static int load_and_pin(struct datapath *dp, const bool *found, char why[DATAPAT
 	int rc;
 
 	rc = mcmesh_bpf__load(dp->skel);
-	if (rc == -EPERM || rc == -EACCES)
+	/* Without CAP_PERFMON some verifiers trip over their own measures (EFAULT). */
+	if (rc == -EPERM || rc == -EACCES || rc == -EFAULT)
 		return datapath_fail(why, rc,
 				     "the kernel refuses the BPF programs: root, or CAP_BPF, "
 				     "CAP_NET_ADMIN and CAP_PERFMON, are needed, and Linux 5.15 "

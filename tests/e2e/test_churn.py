@@ -216,10 +216,9 @@ def other_engines(net, port):
             yield
 
 
+@pytest.mark.parametrize("engine", ["usual"], indirect=True)
 def test_the_engine_changes_under_traffic(net, group):
     """Nothing is lost, nothing comes twice (L5)."""
-    if net.engine != "usual":
-        pytest.skip("it begins with the usual one")
     # A qdisc that is new stops the device's queue for a moment: the kernel's doing.
     topo.run_in("n1", ["tc", "-batch", "-"], "".join(f"qdisc add dev n1p{i} clsact\n"
                                                      for i in range(1, PORTS["n1"] + 1)))
@@ -236,11 +235,11 @@ def backlog_lost():
         return sum(int(row.split()[1], 16) for row in file)
 
 
+# A tap has a queue of its own, which a burst may fill.
+@pytest.mark.parametrize("engine", [e for e in ENGINES if e != "taps"], indirect=True)
 def test_bursts_into_a_crowd_that_changes(net, group):
     """64 packets at once to 46 who stay. Copies that a fan puts right into workloads are
     never lost; others, no more than do not fit into a CPU's backlog. None comes twice."""
-    if net.engine == "taps":
-        pytest.skip("a tap has a queue of its own, which a burst may fill")
     members = net.standing(CROWD, group)
     churn = [crowd.flips(at_once(net.speakers(FLEETING[:32], group)), 0.002),
              crowd.flips(at_once(net.speakers(FLEETING[40:], group)), 0.003)]
