@@ -324,7 +324,7 @@ def case_crowd(results, kind, o):
         answer = mesh.swarm.sync()
         results.add(case, "all at once to full sync", answer["acked_s"], "s")
         results.add(case, "controller memory", mesh.memory_mb(), "MB")
-        changes(results, case, mesh, 20 if o.quick else 60, 250)
+        changes(results, case, mesh, 20 if o.quick else 150, 250)
 
 
 class Sampler(threading.Thread):

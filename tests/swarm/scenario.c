@@ -264,7 +264,7 @@ static bool do_change(struct swarm *s, struct converged *q, uint64_t count, uint
 		count = CHANGES_MAX;
 	count += count % 2;
 	for (; ok && n < count; n++) {
-		uint64_t next_ms = swarm_now_ms() + interval_ms;
+		uint64_t next_ms;
 
 		/* A join of somebody, then the leave of the same. */
 		if (n % 2 == 0)
@@ -275,6 +275,8 @@ static bool do_change(struct swarm *s, struct converged *q, uint64_t count, uint
 		}
 		told[n] = change.told_us;
 		acked[n] = change.acked_us;
+		/* From its end: a controller rests after a long round. */
+		next_ms = swarm_now_ms() + interval_ms;
 		while (swarm_now_ms() < next_ms)
 			swarm_turn(s, next_ms);
 	}
