@@ -4,9 +4,9 @@
 /*
  * DOC: gRPC over the C core, seen from one thread
  *
- * This is the only code that includes <grpc/...>. One runtime has one
- * completion queue; every callback below runs on the thread that owns the
- * runtime, one at a time, so users need no locks:
+ * This is the only code that includes <grpc/...>. A runtime has a completion
+ * queue, more of them for thousands of calls; every callback below runs on the
+ * thread that owns the runtime, one at a time, so users need no locks:
  *
  *   rpc_new()           the owner calls rpc_poll() as its main loop (controller,
  *                       mcmeshctl)
