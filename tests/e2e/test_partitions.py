@@ -75,10 +75,14 @@ def test_machine_stopped_for_long(ha_lab, group):
     """A controller and the leader of etcd, as if on one machine."""
     first, late = Late(ha_lab), Late(ha_lab)
     names = [holder_of(ha_lab, "n2"), leader()]
-    disturbed(ha_lab, group, together(
-        *(send_signal(signal.SIGSTOP, name) for name in names), first.arrives(ARRIVES_S),
-        for_seconds(STOPPED_S), *(send_signal(signal.SIGCONT, name) for name in names),
-        late.arrives(ARRIVES_S), for_seconds(HOLD_MS / 1000 + 1)))
+    try:
+        # An election and a move, one after the other.
+        disturbed(ha_lab, group, together(
+            *(send_signal(signal.SIGSTOP, name) for name in names), first.arrives(2 * ARRIVES_S),
+            for_seconds(STOPPED_S), *(send_signal(signal.SIGCONT, name) for name in names),
+            late.arrives(ARRIVES_S), for_seconds(HOLD_MS / 1000 + 1)))
+    finally:
+        send_all(signal.SIGCONT, names)
     first.receives()
     late.receives()
     agrees(ha_lab)

@@ -112,7 +112,7 @@ def test_roles(tls_lab, client):
     nodes = ctl("n1", "node", "list")
     assert nodes.returncode == 1 and "mcmesh://role/read" in nodes.stderr, nodes.stderr
     denied(client("sync", "n1", "203.0.113.1", certificate="admin"), "mcmesh://node/NAME")
-    assert refusals() == [calls + 3, hellos], "they are counted"
+    tls_lab.wait("they are counted", lambda: refusals() == [calls + 3, hellos], 5)
     assert {n["state"] for n in tls_lab.json("node", "list")["nodes"]} == {"CONNECTED"}
 
 
@@ -121,7 +121,7 @@ def test_a_node_speaks_for_itself_only(tls_lab, client):
     calls, hellos = refusals()
     denied(client("sync", "n2", "203.0.113.9", certificate="n9"), "node n2", "mcmesh://node/n2")
     denied(client("sync", "n9", "203.0.113.2", certificate="n9"), "n9", "VTEP 203.0.113.2")
-    assert refusals() == [calls, hellos + 2], "they are counted"
+    tls_lab.wait("they are counted", lambda: refusals() == [calls, hellos + 2], 5)
     log = log_of("c1")
     assert "node n2 needs a certificate" in log and "may not use the VTEP" in log
     assert tls_lab.ready(), "the nodes themselves were disturbed"
