@@ -130,7 +130,8 @@ void rpc_bytes_free(struct rpc_bytes *bytes);
 int rpc_call_send_bytes(struct rpc_call *call, const struct rpc_bytes *bytes);
 
 /*
- * From on_message: the next message is not wanted before rpc_call_read_on(). To read on
+ * From on_message: the next message is not wanted before rpc_call_read_on(); nor is the
+ * peer's end heard of before that, or before the call is finished here. To read on
  * right after something was sent on the connection costs no system call of its own.
  */
 void rpc_call_hold(struct rpc_call *call);

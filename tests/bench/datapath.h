@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
+#include <stdio.h>
 
 #include "common/addr.h"
 
@@ -119,6 +120,8 @@ uint32_t net_ifindex(const char *format, ...) __attribute__((format(printf, 1, 2
 struct datapath;
 
 void peers_open(struct datapath_bpf *bpf, unsigned int stands);
+/* The stands' bridges, in this namespace; fn writes what each has, for `ip` and `bridge`. */
+void peers_bridges(unsigned int stands, void (*fn)(FILE *ip, FILE *mdb, unsigned int k));
 void peers_attach(int prog_fd, uint32_t ifindex);
 void peers_attach_first(int prog_fd, uint32_t ifindex);
 void product_open(const char *overlay_path, const char *delivery, const char *engine);

@@ -82,12 +82,7 @@ static void far_bridge(FILE *ip, FILE *mdb, unsigned int k)
 {
 	char name[16];
 
-	fprintf(ip,
-		"link add br%u type bridge mcast_snooping 1 mcast_query_response_interval 100 "
-		"mcast_startup_query_count 1 mcast_query_interval 360000\n"
-		"link set br%u type bridge mcast_querier 1\nlink set br%u mtu 9000 up\n"
-		"link set f%u master br%u\n",
-		k, k, k, k, k);
+	fprintf(ip, "link set f%u master br%u\n", k, k);
 	if (k == STAND_MDB)
 		far_vxlan(ip, k, "vm0", VNI_MDB, PORT_MDB);
 	for (size_t n = 0; n < n_group_kinds; n++) {
@@ -103,28 +98,6 @@ static void far_bridge(FILE *ip, FILE *mdb, unsigned int k)
 				far_vxlan(ip, k, name, vni, PORT_BRIDGE);
 		}
 	}
-}
-
-static void far_bridges(unsigned int stands)
-{
-	char *ip_text = NULL, *mdb_text = NULL;
-	size_t ip_len, mdb_len;
-	FILE *ip = open_memstream(&ip_text, &ip_len), *mdb = open_memstream(&mdb_text, &mdb_len);
-
-	if (!ip || !mdb)
-		die("out of memory");
-	for (unsigned int k = STAND_BRIDGE; k <= STAND_MDB; k++) {
-		if (stands & 1U << k)
-			far_bridge(ip, mdb, k);
-	}
-	fclose(ip);
-	fclose(mdb);
-	net_batch("ip", ip_text);
-	net_run("sysctl -qew net.bridge.bridge-nf-call-iptables=0 "
-		"net.bridge.bridge-nf-call-ip6tables=0 net.bridge.bridge-nf-call-arptables=0");
-	net_batch("bridge", mdb_text);
-	free(ip_text);
-	free(mdb_text);
 }
 
 static void far_ref_group(struct datapath_bpf *bpf, enum group_kind kind,
@@ -158,7 +131,7 @@ void far_open(struct datapath_bpf *bpf, unsigned int stands, const char *overlay
 {
 	net_switch("far");
 	far_product(strcmp(overlay_path, "device") != 0, strcmp(delivery, "egress") != 0);
-	far_bridges(stands);
+	peers_bridges(stands, far_bridge);
 	if (stands & 1U << STAND_REF)
 		far_ref(bpf);
 	if (stands & 1U << STAND_REDIRECT) {

@@ -182,14 +182,8 @@ void product_close(void)
 
 /* ---- Linux bridge ----------------------------------------------------------- */
 
-/* One query, and none while we measure. */
 static void bridge_ports(FILE *ip, FILE *mdb, unsigned int k)
 {
-	fprintf(ip,
-		"link add br%u type bridge mcast_snooping 1 mcast_query_response_interval 100 "
-		"mcast_startup_query_count 1 mcast_query_interval 360000\n"
-		"link set br%u type bridge mcast_querier 1\nlink set br%u mtu 9000 up\n",
-		k, k, k);
 	for (unsigned int i = 0; i <= WORKLOADS; i++)
 		fprintf(ip, "link set h%un%u master br%u\n", k, i, k);
 	for (size_t f = 0; f < n_fanouts; f++) {
@@ -270,33 +264,39 @@ static void mdb_fill(void)
 	mnl_socket_close(nl);
 }
 
-static void bridge_vxlans(FILE *ip, FILE *mdb, unsigned int stands)
+static void bridge_vxlans(FILE *ip, FILE *mdb, unsigned int k)
 {
 	for (size_t f = 0; f < n_fanouts; f++) {
-		if (stands & 1U << STAND_BRIDGE) {
+		if (k == STAND_BRIDGE) {
 			bridge_head_end(ip, mdb, GROUP_REMOTE, fanouts[f]);
 			bridge_head_end(ip, mdb, GROUP_MIXED, fanouts[f]);
 		}
-		if (stands & 1U << STAND_MDB)
+		if (k == STAND_MDB)
 			fprintf(mdb,
 				"mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n"
 				"mdb add dev br%d port vm0 grp 239.%d.0.%u permanent\n",
 				STAND_MDB, GROUP_REMOTE, fanouts[f], STAND_MDB, GROUP_MIXED,
 				fanouts[f]);
 	}
-	if (stands & 1U << STAND_BRIDGE)
+	if (k == STAND_BRIDGE)
 		fprintf(ip,
 			"link add vr0 type vxlan id %d dstport %d local 10.90.%d.1 nolearning\n"
 			"link set vr0 master br%d mtu 9000 up\n",
 			VNI_RECEIVE, PORT_BRIDGE, STAND_BRIDGE, STAND_BRIDGE);
-	if (stands & 1U << STAND_MDB)
+	if (k == STAND_MDB)
 		fprintf(ip,
 			"link add vm0 type vxlan id %d dstport %d local 10.90.%d.1 ttl 64 "
 			"nolearning\nlink set vm0 master br%d mtu 9000 up\n",
 			VNI_MDB, PORT_MDB, STAND_MDB, STAND_MDB);
 }
 
-static void bridges_open(unsigned int stands)
+static void bridge_near(FILE *ip, FILE *mdb, unsigned int k)
+{
+	bridge_ports(ip, mdb, k);
+	bridge_vxlans(ip, mdb, k);
+}
+
+void peers_bridges(unsigned int stands, void (*fn)(FILE *ip, FILE *mdb, unsigned int k))
 {
 	char *ip_text = NULL, *mdb_text = NULL;
 	size_t ip_len, mdb_len;
@@ -305,10 +305,17 @@ static void bridges_open(unsigned int stands)
 	if (!ip || !mdb)
 		die("out of memory");
 	for (unsigned int k = STAND_BRIDGE; k <= STAND_MDB; k++) {
-		if (stands & 1U << k)
-			bridge_ports(ip, mdb, k);
+		if (!(stands & 1U << k))
+			continue;
+		/* One query, and none while we measure. */
+		fprintf(ip,
+			"link add br%u type bridge mcast_snooping 1 "
+			"mcast_query_response_interval 100 mcast_startup_query_count 1 "
+			"mcast_query_interval 360000\nlink set br%u type bridge mcast_querier 1\n"
+			"link set br%u mtu 9000 up\n",
+			k, k, k);
+		fn(ip, mdb, k);
 	}
-	bridge_vxlans(ip, mdb, stands);
 	fclose(ip);
 	fclose(mdb);
 	net_batch("ip", ip_text);
@@ -318,8 +325,6 @@ static void bridges_open(unsigned int stands)
 	net_batch("bridge", mdb_text);
 	free(ip_text);
 	free(mdb_text);
-	if (stands & 1U << STAND_MDB)
-		mdb_fill();
 }
 
 /* ---- the published design --------------------------------------------------- */
@@ -405,7 +410,9 @@ void peers_open(struct datapath_bpf *bpf, unsigned int stands)
 	int count = bpf_program__fd(bpf->progs.count_and_drop);
 	int drop = bpf_program__fd(bpf->progs.drop_all);
 
-	bridges_open(stands);
+	peers_bridges(stands, bridge_near);
+	if (stands & 1U << STAND_MDB)
+		mdb_fill();
 	if (stands & 1U << STAND_REF)
 		ref_open(bpf);
 	if (stands & 1U << STAND_REDIRECT)

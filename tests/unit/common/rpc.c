@@ -9,9 +9,12 @@
 #include <grpc/reflection/v1alpha/reflection.pb-c.h>
 #include <mcmesh/v1/agent.pb-c.h>
 #include <mcmesh/v1/node.pb-c.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <systemd/sd-event.h>
 #include <time.h>
@@ -649,6 +652,39 @@ static void *waker(void *arg)
 	rpc_wake(arg);
 	rpc_wake(arg);
 	return NULL;
+}
+
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t size = sizeof(value);
+
+	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
+}
+
+/* What listens is set so; the library's accepted sockets are to have it from there. */
+Test(rpc, connections_are_probed)
+{
+	int n = 0;
+
+	up(false);
+	check_unary();
+	for (int fd = 3; fd < 1024; fd++) {
+		struct sockaddr_in6 own, peer; /* the port is at the same place in both */
+		socklen_t size = sizeof(own), peer_size = sizeof(peer);
+
+		if (getsockname(fd, (struct sockaddr *)&own, &size) < 0 ||
+		    (own.sin6_family != AF_INET && own.sin6_family != AF_INET6) ||
+		    ntohs(own.sin6_port) != f.port ||
+		    getpeername(fd, (struct sockaddr *)&peer, &peer_size) < 0)
+			continue;
+		n++;
+		cr_expect_eq(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+		cr_expect_eq(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), 10);
+		cr_expect_eq(option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 15000);
+	}
+	cr_expect_eq(n, 1);
+	down();
 }
 
 /* ---- more calls than one completion queue takes -------------------------------- */
