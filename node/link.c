@@ -99,9 +99,11 @@ static void link_connect(const char *target, void *userdata)
 {
 	struct agent *a = userdata;
 	struct agent_link *link = a->link;
+	/* That the controller is silent shows by its heartbeats, and sooner. Probes besides
+	 * would end the sessions of thousands while it is busy for a second. */
 	struct rpc_channel_options options = { .target = target,
 					       .tls = a->tls,
-					       .keepalive_ms = UPLINK_KEEPALIVE_MS };
+					       .keepalive_ms = RPC_KEEPALIVE_NEVER };
 
 	link_disconnect(a);
 	if (rpc_channel_new(a->rpc, &options, &link->channel) >= 0 &&

@@ -47,9 +47,6 @@ struct uplink;
 #endif
 #define UPLINK_REFUSED_RETRY_MS 10000
 #define UPLINK_ACK_INTERVAL_MS	50
-/* For its channel: that the controller is silent shows by its heartbeats, and sooner.
- * Probes besides would end the sessions of thousands while it is busy for a second. */
-#define UPLINK_KEEPALIVE_MS RPC_KEEPALIVE_NEVER
 
 struct uplink_options {
 	const char *node;

@@ -178,7 +178,7 @@ static void agent_connect(const char *target, void *userdata)
 	struct swarm_agent *a = userdata;
 	struct rpc_channel_options options = { .target = target,
 					       .tls = a->tls,
-					       .keepalive_ms = UPLINK_KEEPALIVE_MS };
+					       .keepalive_ms = RPC_KEEPALIVE_NEVER };
 
 	agent_disconnect(a);
 	a->counts_as_connecting = true;
