@@ -40,7 +40,7 @@ def test_controller_without_etcd(ha_lab, group):
 @pytest.mark.parametrize("which", ["leader", "follower"])
 def test_member_of_etcd_alone(ha_lab, group, which):
     """A minority of etcd, which all controllers reach, and which answers nobody."""
-    late, first = Late(ha_lab), leader()
+    late, first = Late(ha_lab), leader(ha_lab)
     name = first if which == "leader" else others(first)[0]
     disturbed(ha_lab, group, together(
         command("cut", name, *others(name)), late.arrives(ARRIVES_S),
@@ -52,7 +52,7 @@ def test_member_of_etcd_alone(ha_lab, group, which):
 def test_controller_in_the_minority(ha_lab, group):
     """It and one member of etcd on the one side, all else but its agents on the other."""
     late, name = Late(ha_lab), holder_of(ha_lab, "n2")
-    alone = leader()
+    alone = leader(ha_lab)
     disturbed(ha_lab, group, together(
         command("cut", name, *others(alone)), command("cut", alone, *others(alone)),
         late.arrives(ARRIVES_S), after_moved(ha_lab, "n2", name),
@@ -62,7 +62,7 @@ def test_controller_in_the_minority(ha_lab, group):
 
 
 def test_leader_of_etcd_stopped_for_long(ha_lab, group):
-    first, late, name = Late(ha_lab), Late(ha_lab), leader()
+    first, late, name = Late(ha_lab), Late(ha_lab), leader(ha_lab)
     disturbed(ha_lab, group, together(
         send_signal(signal.SIGSTOP, name), first.arrives(ARRIVES_S), for_seconds(STOPPED_S),
         send_signal(signal.SIGCONT, name), late.arrives(ARRIVES_S)))
@@ -74,7 +74,7 @@ def test_leader_of_etcd_stopped_for_long(ha_lab, group):
 def test_machine_stopped_for_long(ha_lab, group):
     """A controller and the leader of etcd, as if on one machine."""
     first, late = Late(ha_lab), Late(ha_lab)
-    names = [holder_of(ha_lab, "n2"), leader()]
+    names = [holder_of(ha_lab, "n2"), leader(ha_lab)]
     try:
         # An election and a move, one after the other.
         disturbed(ha_lab, group, together(
