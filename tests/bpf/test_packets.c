@@ -353,19 +353,22 @@ static int run(const struct row *row, const uint8_t *frame, size_t len)
 Test(packets, rows)
 {
 	static uint8_t frame[2 * DP_PUNT_FRAME];
+	struct datapath *dp = NULL;
 
 	if (!harness_enter(2))
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		const struct row *row = &rows[i];
-		struct datapath *dp = fixture();
-		uint64_t before = 0, after;
+		uint64_t before = 0, seen = 0, after;
 		int verdict;
 
+		dp = dp ?: fixture();
 		if (row->prepare)
 			row->prepare(dp);
 		if (row->counter)
 			before = harness_counter(dp, row->counter, 0);
+		else
+			seen = harness_counter(dp, "rx_multicast", 0);
 		memset(frame, 0, sizeof(frame));
 		verdict = run(row, frame, row->build(frame));
 		cr_expect_eq(verdict, row->verdict, "%s: verdict %d", row->name, verdict);
@@ -374,10 +377,15 @@ Test(packets, rows)
 			cr_expect_eq(after, before + 1, "%s: %s went from %lu to %lu", row->name,
 				     row->counter, before, after);
 		} else {
-			cr_expect_eq(harness_counter(dp, "rx_multicast", 0), 0, "%s", row->name);
+			cr_expect_eq(harness_counter(dp, "rx_multicast", 0), seen, "%s", row->name);
 		}
-		datapath_close(dp);
-		cr_assert_eq(datapath_destroy(HARNESS_ROOT), 0);
+		/* A load is half a second: made anew is only what a row changed, or paces. */
+		if (row->prepare || i == ARRAY_SIZE(rows) - 1 ||
+		    (row->counter && !strcmp(row->counter, "punt"))) {
+			datapath_close(dp);
+			cr_assert_eq(datapath_destroy(HARNESS_ROOT), 0);
+			dp = NULL;
+		}
 	}
 }
 
