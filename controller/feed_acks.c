@@ -127,13 +127,22 @@ void feed_ack(struct feed *feed, struct session *s, const Mcmesh__V1__SegmentAck
 		ack_time(feed, sub, ack->revision);
 		sub->acked = ack->revision;
 	}
+	if (ack->snapshot == sub->snapshot_id)
+		sub->acked_snapshot = ack->snapshot;
 	ack_compare(feed, sub, ack);
+}
+
+/* It was sent a snapshot, or will be, and has not said that it has it. */
+static bool sub_is_replaced(const struct sub *sub)
+{
+	return sub->wants_snapshot || sub->in_snapshot ||
+	       (sub->session->acks_snapshots && sub->acked_snapshot != sub->snapshot_id);
 }
 
 bool session_owes(const struct session *s)
 {
 	for (size_t i = 0; i < s->n_subs; i++) {
-		if (s->subs[i].in_snapshot || s->subs[i].acked < s->subs[i].sent)
+		if (sub_is_replaced(&s->subs[i]) || s->subs[i].acked < s->subs[i].sent)
 			return true;
 	}
 	return false;
@@ -144,7 +153,7 @@ bool session_has_applied(const struct session *s, uint64_t revision)
 	for (size_t i = 0; i < s->n_subs; i++) {
 		const struct sub *sub = &s->subs[i];
 
-		if (sub->wants_snapshot || sub->in_snapshot ||
+		if (sub_is_replaced(sub) ||
 		    (sub->acked < revision && sub->acked < sub->segment->revision))
 			return false;
 	}
@@ -158,8 +167,7 @@ uint64_t session_applied(const struct session *s)
 	for (size_t i = 0; i < s->n_subs; i++) {
 		const struct sub *sub = &s->subs[i];
 
-		if ((sub->acked < sub->segment->revision || sub->wants_snapshot ||
-		     sub->in_snapshot) &&
+		if ((sub->acked < sub->segment->revision || sub_is_replaced(sub)) &&
 		    sub->acked < applied)
 			applied = sub->acked;
 	}

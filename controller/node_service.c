@@ -250,6 +250,8 @@ static int hello_parse(struct session *s, const Mcmesh__V1__Hello *h)
 	memcpy(s->instance, h->instance.data, sizeof(s->instance));
 	s->start_count = h->start_count;
 	s->attempt = h->attempt;
+	for (size_t i = 0; i < h->n_features; i++)
+		s->acks_snapshots |= strcmp(h->features[i], "ack-snapshot") == 0;
 	s->has_epoch = h->epoch.len == EPOCH_LEN;
 	s->knows = s->has_epoch || h->n_known_nodes;
 	if (s->has_epoch)

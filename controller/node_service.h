@@ -73,7 +73,7 @@ struct sub {
 	bool owed;		 /* the present round has not served it yet */
 	struct edition *edition; /* in a snapshot: what it reads */
 	size_t chunk;		 /* the next of it */
-	uint64_t snapshot_id;
+	uint64_t snapshot_id, acked_snapshot;
 	unsigned int mismatches;
 	bool verified;	       /* the last ack that was compared was equal */
 	TAILQ_ENTRY(sub) link; /* ready or waiting */
@@ -112,6 +112,7 @@ struct session {
 	uint8_t hello_epoch[EPOCH_LEN];
 	bool has_epoch;
 	bool knows;		    /* anything of a log, when the session began */
+	bool acks_snapshots;	    /* by name: one that repairs brings no newer revision */
 	struct registry_node *node; /* while it is the node's session */
 	uint64_t id, last_sequence, sent_ms;
 	struct sub *subs;

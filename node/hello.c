@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "common/cleanup.h"
+
 static void hello_segment(uint32_t segment, uint64_t revision __attribute__((unused)),
 			  void *userdata)
 {
@@ -47,6 +49,8 @@ static void hello_node(const char *node, const struct addr *vtep __attribute__((
 
 int hello_init(struct hello *hello, const struct mirror *mirror)
 {
+	static char *features[] = { "ack-snapshot" };
+
 	*hello = (struct hello){ .message = MCMESH__V1__HELLO__INIT, .mirror = mirror };
 	mirror_segments_walk(mirror, hello_segment, hello);
 	mirror_nodes_walk(mirror, hello_node, hello);
@@ -57,6 +61,8 @@ int hello_init(struct hello *hello, const struct mirror *mirror)
 	}
 	for (size_t i = 0; i < hello->n_segments; i++)
 		hello->segment_pointers[i] = &hello->segments[i];
+	hello->message.features = features;
+	hello->message.n_features = ARRAY_SIZE(features);
 	hello->message.epoch.data = (uint8_t *)mirror_epoch(mirror);
 	hello->message.epoch.len = EPOCH_LEN;
 	hello->message.segments = hello->segment_pointers;

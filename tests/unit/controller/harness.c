@@ -122,7 +122,7 @@ void agent_open(struct agent *a, const struct hello *q)
 	Mcmesh__V1__Subscription sub = MCMESH__V1__SUBSCRIPTION__INIT, *subs = &sub;
 	uint8_t vtep[4] = { 203, 0, 113, q->vtep }, instance[16] = { q->instance };
 	uint8_t vtep6[16] = { 0x20, 0x01, 0x0d, 0xb8, [15] = q->vtep };
-	char *known = (char *)q->known;
+	char *known = (char *)q->known, *features[] = { "ack-snapshot" };
 	struct agent fresh = { .on_config = a->on_config, .on_query = a->on_query };
 
 	*a = fresh;
@@ -145,6 +145,8 @@ void agent_open(struct agent *a, const struct hello *q)
 			     : MCMESH__V1__SUBSCRIPTION__MODE__ALL;
 	h.n_segments = 1;
 	h.segments = &subs;
+	h.n_features = q->nameless_acks ? 0 : 1;
+	h.features = features;
 	h.n_known_nodes = known ? 1 : 0;
 	h.known_nodes = &known;
 	agent_send(a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_HELLO, &h);

@@ -52,6 +52,7 @@ struct hello {
 	const uint8_t *epoch;
 	const char *known;
 	bool v6, groups;	     /* groups: of its segment it asks for some only */
+	bool nameless_acks;	     /* of an agent before "ack-snapshot" */
 	struct rpc_channel *channel; /* NULL: the channel of all */
 };
 

@@ -120,6 +120,51 @@ Test(services, S10_an_ack_from_before_the_snapshot_raises_no_alarm)
 	cr_assert_eq(b.resyncs, 1);
 }
 
+/* Its revision is that which the agent had when its digest differed. */
+Test(services, S24_a_repair_is_waited_for)
+{
+	static const uint8_t wrong[16] = { 1 };
+	static struct agent a, b;
+	struct session *s;
+	uint64_t before, after;
+
+	two_agents(&a, &b);
+	s = registry_find(c->registry, "n2")->session;
+	UNTIL(b.revision0 >= log_segment_find(c->log, 0)->revision);
+	agent_ack_right(&b);
+	UNTIL(session_has_applied(s, log_revision(c->log)));
+	before = b.ended[1];
+	agent_ack(&b, wrong);
+	UNTIL(b.resyncs == 1 && b.ended[1] != before);
+	cr_assert_not(session_has_applied(s, log_revision(c->log)));
+	/* One that was sent before it came. */
+	after = b.ended[1];
+	b.ended[1] = before;
+	agent_ack_right(&b);
+	agent_report(&b, 2, true, 0);
+	UNTIL(b.accepted == 2);
+	cr_assert_not(session_has_applied(s, log_revision(c->log)));
+	b.ended[1] = after;
+	agent_ack_right(&b);
+	UNTIL(session_has_applied(s, log_revision(c->log)));
+	cr_assert_not(session_owes(s));
+}
+
+/* An agent that does not name snapshots in its acks is asked for revisions only. */
+Test(services, S24_older_agents_acks_name_no_snapshot)
+{
+	static struct agent a;
+
+	agent_open(&a, &(struct hello){
+			       .node = "n1", .vtep = 1, .instance = 1, .nameless_acks = true });
+	agent_report(&a, 1, true, 7);
+	UNTIL(a.completes && a.revision0 >= log_segment_find(c->log, 0)->revision &&
+	      a.revision >= log_segment_find(c->log, 1)->revision);
+	a.ended[0] = a.ended[1] = 0;
+	agent_ack_right(&a);
+	UNTIL(session_has_applied(registry_find(c->registry, "n1")->session, log_revision(c->log)));
+}
+
 struct watched {
 	unsigned int puts, deletes, synced;
 	bool closed;
