@@ -6,12 +6,13 @@
  * frames, so that no host's own IGMP timer is measured. Arrival is the
  * kernel's timestamp of the frame, on the clock that the report was sent by.
  *
- *   converge one  SENDER-NS RECEIVER-NS ROUNDS INTERVAL-US
- *   converge bulk SENDER-NS RECEIVER-NS GROUPS INTERVAL-US
+ *   converge one  SENDER-NS RECEIVER-NS ROUNDS INTERVAL-US PAUSE-MS
+ *   converge bulk SENDER-NS RECEIVER-NS GROUPS INTERVAL-US 0
  *
  * one: a fresh group a round. The sender sends to it each interval; the member
  * reports it at a random phase, and leaves it once packets came. A line a
- * round: join → first packet, leave → last packet, in ns.
+ * round: join → first packet, leave → last packet, in ns. Before each round the mesh
+ * has the pause to come to rest; without one the rounds follow each other.
  * bulk: all groups are reported at once while the sender goes round them each
  * interval. A line a group: report → first packet, in ns.
  */
@@ -265,12 +266,18 @@ static int64_t run(const struct side *tx, const struct side *rx, uint32_t group,
 }
 
 static int bench_one(const struct side *tx, const struct side *rx, uint32_t rounds,
-		     int64_t interval)
+		     int64_t interval, int64_t pause)
 {
 	for (uint32_t i = 0; i < rounds; i++) {
 		uint32_t group = GROUP_BASE + (uint32_t)(getpid() & 0x7f) * 256 + i + 1;
-		int64_t next = now_ns(), phase, joined, first, left, last;
+		int64_t next, phase, joined, first, left, last, rest = now_ns() + pause, at;
+		uint32_t got;
 
+		while (now_ns() < rest) {
+			wait_for(rx, rest);
+			receive(rx, &got, &at);
+		}
+		next = now_ns();
 		phase = (int64_t)(drand48() * (double)interval);
 		if (run(tx, rx, group, &next, interval, next + WARM_UP_PACKETS * interval + phase,
 			true)) {
@@ -333,16 +340,21 @@ static int bench_bulk(const struct side *tx, const struct side *rx, uint32_t n, 
 int main(int argc, char **argv)
 {
 	struct side tx, rx;
-	long count, interval_us;
+	long count, interval_us, pause_ms;
 
-	if (argc != 6) {
-		fprintf(stderr, "usage: converge one|bulk SENDER-NS RECEIVER-NS N INTERVAL-US\n");
+	if (argc != 7) {
+		fprintf(stderr,
+			"usage: converge one|bulk SENDER-NS RECEIVER-NS N INTERVAL-US PAUSE-MS\n");
 		return 2;
 	}
 	count = strtol(argv[4], NULL, 10);
 	interval_us = strtol(argv[5], NULL, 10);
-	if (count < 1 || count > GROUPS_MAX || interval_us < 1 || interval_us > 1000000) {
-		fprintf(stderr, "converge: N is 1 to %d, INTERVAL-US 1 to 1000000\n", GROUPS_MAX);
+	pause_ms = strtol(argv[6], NULL, 10);
+	if (count < 1 || count > GROUPS_MAX || interval_us < 1 || interval_us > 1000000 ||
+	    pause_ms < 0 || pause_ms > 10000) {
+		fprintf(stderr,
+			"converge: N is 1 to %d, INTERVAL-US 1 to 1000000, PAUSE-MS 0 to 10000\n",
+			GROUPS_MAX);
 		return 2;
 	}
 	srand48(1);
@@ -350,6 +362,7 @@ int main(int argc, char **argv)
 	tx = side_open(argv[2]);
 	rx = side_open(argv[3]);
 	if (strcmp(argv[1], "one") == 0)
-		return bench_one(&tx, &rx, (uint32_t)count, interval_us * 1000);
+		return bench_one(&tx, &rx, (uint32_t)count, interval_us * 1000,
+				 pause_ms * 1000000);
 	return bench_bulk(&tx, &rx, (uint32_t)count, interval_us * 1000);
 }
