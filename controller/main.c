@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/rpc.h"
 #include "common/rpc_tls.h"
+#include "common/slice.h"
 #include "controller/access.h"
 #include "controller/config.h"
 #include "controller/controller.h"
@@ -264,6 +265,7 @@ int main(int argc, char **argv)
 	sigaddset(&signals.set, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &signals.set, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	slice_ask_short();
 	rpc_set_log(on_library_log);
 	if (rpc_new(&signals.rpc) < 0 || pthread_create(&thread, NULL, signals_wait, &signals))
 		return fail("cannot start the RPC runtime");

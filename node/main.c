@@ -18,6 +18,7 @@
 #include "common/log.h"
 #include "common/rpc.h"
 #include "common/rpc_tls.h"
+#include "common/slice.h"
 #include "node/agent.h"
 #include "node/config.h"
 #include "node/rtnl/rtnl.h"
@@ -185,6 +186,7 @@ int main(int argc, char **argv)
 	if (arguments.remove)
 		return remove_all(config) < 0;
 	block_signals();
+	slice_ask_short();
 	if (agent_new(config, &agent, why) < 0) {
 		log_error("%s", why);
 		return 1;

@@ -362,7 +362,6 @@ int main(int argc, char **argv)
 	tx = side_open(argv[2]);
 	rx = side_open(argv[3]);
 	if (strcmp(argv[1], "one") == 0)
-		return bench_one(&tx, &rx, (uint32_t)count, interval_us * 1000,
-				 pause_ms * 1000000);
+		return bench_one(&tx, &rx, (uint32_t)count, interval_us * 1000, pause_ms * 1000000);
 	return bench_bulk(&tx, &rx, (uint32_t)count, interval_us * 1000);
 }
