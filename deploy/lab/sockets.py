@@ -16,6 +16,8 @@ import topology as topo
 
 CLONE_NEWNET = 0x40000000
 SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS = 35
+TIMESTAMP = struct.Struct("=qq")
 IP_MULTICAST_ALL = 49
 IP_ADD_SOURCE_MEMBERSHIP = 39
 IP_DROP_SOURCE_MEMBERSHIP = 40
@@ -198,6 +200,15 @@ class Sender:
         self.sock.close()
 
 
+class Frame(bytes):
+    """`at`: on time.monotonic() when the kernel had it, however late it is read."""
+
+    def __new__(cls, data, at):
+        self = super().__new__(cls, data)
+        self.at = at
+        return self
+
+
 class Tap:
     """Raw frames at an interface (a workload's eth0, a node's uplink0)."""
 
@@ -206,6 +217,7 @@ class Tap:
             self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK,
                                       socket.htons(3))
             self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             self.sock.bind((interface, 3))
             self.frames = []
 
@@ -213,11 +225,14 @@ class Tap:
         """All frames so far that came in (or went out)."""
         while True:
             try:
-                data, address = self.sock.recvfrom(65535)
+                data, notes, _, address = self.sock.recvmsg(65535,
+                                                            socket.CMSG_SPACE(TIMESTAMP.size))
             except BlockingIOError:
                 return self.frames
             if (address[2] == PACKET_OUTGOING) == outgoing:
-                self.frames.append(data)
+                seconds, ns = TIMESTAMP.unpack(notes[0][2])
+                ago = time.time() - seconds - ns / 1e9
+                self.frames.append(Frame(data, time.monotonic() - ago))
 
     def send(self, frame):
         self.sock.send(bytes(frame))

@@ -11,7 +11,6 @@ from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
 
 LEFT_S = LEAVE_S + SLACK_S / 2  # well before it would age
 OLDER_HOST_S = (2 * 1500 + 300) / 1000
-OTHER_QUERIER_S = (2 * 1000 + 150) / 1000  # of one that says that it asks every second
 
 
 def version(lab, group):
@@ -123,6 +122,7 @@ def test_H10_mldv2_host(lab):
 def test_B22_silent_host_of_each_version_ages(lab, report):
     group = group6() if report.startswith("mld") else lab.new_group()
     host = lab.tap("n2p1")
+    start = time.monotonic()
     host.send({
         "igmpv1": lambda: wire.igmp("n2p1", group, struct.pack("!BBH4s", 0x12, 0, 0,
                                                                wire.socket.inet_aton(group))),
@@ -132,10 +132,9 @@ def test_B22_silent_host_of_each_version_ages(lab, report):
         "mldv2": lambda: wire.mld2_report("n2p1", wire.record6(wire.TO_EX, group)),
     }[report]())
     lab.wait_route("n1", group, remotes=["n2"])
-    start = time.monotonic()
     assert version(lab, group) == report.upper()
     lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
-    assert time.monotonic() - start > MEMBERSHIP_S / 2
+    assert time.monotonic() - start > MEMBERSHIP_S * 0.9
 
 
 # ---- queries ----
@@ -153,17 +152,13 @@ def mld_queries(tap):
 
 def test_D01_startup_queries(lab):
     """A quarter of the interval apart, robustness many, then the interval."""
-    tap, asked = lab.tap("n3p1"), []
+    tap = lab.tap("n3p1")
     lab.command("stop", "agent", "n3")
     tap.drain()
     tap.frames.clear()
     lab.command("start", "agent", "n3")
-
-    def collect():
-        asked.extend([time.monotonic()] * (len(igmp_queries(tap)) - len(asked)))
-        return len(asked) >= 4
-
-    lab.wait("four queries", collect, 5 + SLACK_S)
+    lab.wait("four queries", lambda: len(igmp_queries(tap)) >= 4, 5 + SLACK_S)
+    asked = [f.at for f in igmp_queries(tap)]
     assert 0.2 < asked[1] - asked[0] < 1.0, asked
     assert asked[2] - asked[1] > 1.0 and asked[3] - asked[2] > 1.0, asked
 
@@ -199,19 +194,14 @@ def test_D09_mld_general_query_field_by_field(lab):
 
 
 def test_D04_D05_specific_queries_when_a_member_leaves(lab, group):
-    member = lab.member("n2p1", group)
+    # No kernel: that says so twice when it leaves, the second time whenever it likes.
+    tap = lab.tap("n2p1")
+    tap.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group)))
     lab.wait_route("n1", group, remotes=["n2"])
-    tap, asked = lab.tap("n2p1"), []
-    member.leave()
     left = time.monotonic()
-
-    def collect():
-        asked.extend([time.monotonic() - left] * (len(igmp_queries(tap, group)) - len(asked)))
-        return len(asked) >= 2
-
-    lab.wait("two queries of the group", collect)
-    frames = igmp_queries(tap, group)
-    for frame in frames:
+    tap.send(wire.v3_report("n2p1", wire.record(wire.TO_IN, group)))
+    lab.wait("two queries of the group", lambda: len(igmp_queries(tap, group)) >= 2)
+    for frame in igmp_queries(tap, group):
         assert frame[:6] == wire.mac_of(group) and frame[30:34] == wire.socket.inet_aton(group)
         assert wire.igmp_of(frame)[8] & 8 == 0, "the timer is at the last member time: S is clear"
         assert wire.igmp_of(frame)[1] == 1, "the last member interval in tenths of a second"
@@ -291,23 +281,17 @@ def is_router(lab, port):
                 if p["name"] == port).get("router", False)
 
 
-def quiet_for(lab, tap, asking):
-    """How long until the next general query after asking() was sent."""
-    tap.drain()
-    tap.frames.clear()
-    asking()
-    # One that was on its way may still come.
-    start, seen = time.monotonic(), 0
+# For so long it is silent once another querier that asks every three seconds has won; one
+# that goes on asks every 1.5 s, and may do so once before it has heard of the other.
+SILENT_S, HEARD_S, GOES_ON_S = (2 * 3000 + 150) / 1000, 0.5, 3
 
-    def came():
-        nonlocal seen, start
-        new = len(igmp_queries(tap))
-        now = time.monotonic()
-        if new > seen and now - start < 0.2:
-            seen = new
-        return now - start if new > seen else None
 
-    return lab.wait("a query", came, OTHER_QUERIER_S + 1.5 + SLACK_S)
+def quiet_for(lab, tap, source):
+    """How long until the next general query after one of `source`."""
+    start = time.monotonic()
+    tap.send(wire.query("n3p1", source, interval_s=3))
+    return lab.wait("a query", lambda: [f.at - start for f in igmp_queries(tap)
+                                        if f.at > start + HEARD_S], SILENT_S + SLACK_S)[0]
 
 
 def test_D11_F02_lower_querier_rules_and_is_a_router_until_it_is_silent(lab):
@@ -315,11 +299,10 @@ def test_D11_F02_lower_querier_rules_and_is_a_router_until_it_is_silent(lab):
         tap = lab.tap("n3p1")
         lab.wait("queries", lambda: len(igmp_queries(tap)) >= 3, 5 + SLACK_S)
         assert igmp_queries(tap)[-1][26:30] == bytes((198, 18, 3, 200))
-        quiet = quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "198.18.3.199")))
-        assert quiet > OTHER_QUERIER_S - 0.3, "it went on asking"
-        quiet = quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "198.18.3.201")))
-        assert quiet < 1.5 + 0.3, "a higher address won"
-        assert is_router(lab, "n3p1")
+        assert quiet_for(lab, tap, "198.18.3.199") > SILENT_S - 0.3, "it went on asking"
+        tap.send(wire.query("n3p1", "198.18.3.201"))
+        lab.wait("one that does not rule is a router", lambda: is_router(lab, "n3p1"))
+        assert quiet_for(lab, tap, "198.18.3.201") < GOES_ON_S, "a higher address won"
         lab.wait("it is no router any more", lambda: not is_router(lab, "n3p1"),
                  3 + SLACK_S)
 
@@ -327,7 +310,7 @@ def test_D11_F02_lower_querier_rules_and_is_a_router_until_it_is_silent(lab):
 def test_D12_proxy_query_never_wins(lab):
     tap = lab.tap("n3p1")
     lab.wait("a query", lambda: igmp_queries(tap), 1.5 + SLACK_S)
-    assert quiet_for(lab, tap, lambda: tap.send(wire.query("n3p1", "0.0.0.0"))) < 1.5 + 0.3
+    assert quiet_for(lab, tap, "0.0.0.0") < GOES_ON_S
     assert not is_router(lab, "n3p1")
 
 
@@ -441,13 +424,14 @@ def test_D10_who_is_no_querier_asks_nothing(lab, group):
 def test_D14_query_of_another_router_lowers_the_timer_unless_s(lab, group, s_flag):
     """Nobody answers: without S the group ends after the last member time."""
     host = lab.tap("n2p1")
+    joined = time.monotonic()
     host.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, group)))
     lab.wait_route("n1", group, remotes=["n2"])
     start = time.monotonic()
     host.send(wire.query("n2p1", "198.18.2.1", group=group, response=1, s_flag=s_flag))
     lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
-    took = time.monotonic() - start
-    assert took > 2 if s_flag else took < 2, took
+    now = time.monotonic()
+    assert now - joined > MEMBERSHIP_S * 0.9 if s_flag else now - start < 2
     lab.wait("router no more", lambda: not is_router(lab, "n2p1"), 4 + SLACK_S)
 
 
