@@ -23,7 +23,10 @@
  * The lane's next round begins coalesce_ms after the last began, and not before
  * the lane has rested for half as long as the round took, or for as long after a
  * long one (FEED_LONG_MS; FEED_REST_MAX_MS at most): under load a round is long and
- * gathers much, and there is time for what agents and operators say.
+ * gathers much, and there is time for what agents and operators say. While many agents
+ * come up, each brings rows that all who are there before it have to be told of: nodes
+ * that do not send are told less often then (FEED_COMING), or there is no time for those
+ * who come.
  *
  * A delta is bounded and ends at a revision. When it ends before the newest
  * one, rows that changed again later are not in it, so the agent's state after
@@ -336,6 +339,7 @@ void feed_join(struct feed *feed, struct session *s)
 {
 	bool same = s->has_epoch && memcmp(s->hello_epoch, log_epoch(feed->c->log), EPOCH_LEN) == 0;
 
+	feed->n_joined++;
 	for (size_t i = 0; i < s->n_subs; i++) {
 		struct feed_segment *fs = segment_get(feed, s->subs[i].segment);
 
@@ -500,13 +504,26 @@ static void bookmarks(struct feed *feed)
 	subs_walk(feed, sub_bookmark);
 }
 
-static void round_end(struct feed_lane_state *lane)
+uint64_t feed_rest_ms(enum feed_lane lane, uint64_t took_ms, uint64_t n_joined)
 {
-	uint64_t now_ms = controller_now_ms(), took_ms = now_ms - lane->round_ms;
 	uint64_t rest_ms = took_ms < FEED_LONG_MS ? took_ms / 2 : took_ms;
+	uint64_t max_ms = FEED_REST_MAX_MS;
+
+	if (lane == FEED_OTHERS && n_joined >= FEED_COMING) {
+		rest_ms = took_ms * FEED_COMING_RESTS;
+		max_ms = FEED_COMING_REST_MAX_MS;
+	}
+	return rest_ms < max_ms ? rest_ms : max_ms;
+}
+
+static void round_end(const struct feed *feed, struct feed_lane_state *lane)
+{
+	uint64_t now_ms = controller_now_ms();
+	uint64_t rest_ms = feed_rest_ms((enum feed_lane)(lane - feed->lanes),
+					now_ms - lane->round_ms, feed->n_joined - lane->n_joined);
 
 	lane->in_round = false;
-	rest_ms = rest_ms < FEED_REST_MAX_MS ? rest_ms : FEED_REST_MAX_MS;
+	lane->n_joined = feed->n_joined;
 	if (now_ms + rest_ms > lane->window_until_ms)
 		lane->window_until_ms = now_ms + rest_ms;
 }
@@ -527,7 +544,7 @@ static void lane_turn(struct feed *feed, struct feed_lane_state *lane, uint64_t 
 		sub_serve(feed, sub);
 	}
 	if (lane->in_round && !lane->n_owed)
-		round_end(lane);
+		round_end(feed, lane);
 }
 
 /* When the lane has something to do; CONTROLLER_NEVER: when something changes. */

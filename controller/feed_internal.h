@@ -44,6 +44,7 @@ struct feed_lane_state {
 	TAILQ_HEAD(, sub) ready;
 	TAILQ_HEAD(, feed_segment_lane) dirty;
 	uint64_t round_ms, window_until_ms;
+	uint64_t n_joined; /* when the last round began */
 	bool in_round;
 	size_t n_owed; /* subs that the round has not served yet */
 };
@@ -54,6 +55,7 @@ struct feed {
 	TAILQ_HEAD(, sub) waiting, ahead;
 	TAILQ_HEAD(, feed_segment) segments;
 	size_t n_snapshots;
+	uint64_t n_joined; /* sessions, ever */
 	uint64_t bookmark_ms, bookmarked, last_snapshot_id;
 	unsigned int work; /* done in this turn, in deltas */
 	size_t n_chunks;   /* of all editions */
@@ -61,6 +63,8 @@ struct feed {
 };
 
 void sub_make_ready(struct feed *feed, struct sub *sub);
+/* How long a lane rests after a round, since whose predecessor so many sessions began. */
+uint64_t feed_rest_ms(enum feed_lane lane, uint64_t took_ms, uint64_t n_joined);
 void feed_resync(struct feed *feed, struct sub *sub, const char *reason);
 
 /* ---- feed_snapshots.c ------------------------------------------------------- */

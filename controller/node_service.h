@@ -30,17 +30,20 @@
 #endif
 #define FEED_EDITION_KEEP_MS 10000
 /* What a chunk costs, in deltas: to make it, to send it. */
-#define FEED_CHUNK_WORK	   12
-#define FEED_COPY_WORK	   4
-#define FEED_PER_TURN	   32	/* streams served between two looks at other RPCs */
-#define FEED_PER_BUSY_TURN 8	/* of snapshots, while more of what peers said waits */
-#define FEED_CACHE	   8	/* serialised deltas of a segment */
-#define FEED_AHEAD_MS	   5000 /* an agent that is ahead waits so long for this controller */
-#define FEED_BOOKMARK_MS   5000
-#define FEED_REST_MAX_MS   100 /* after a long round */
-#define FEED_LONG_MS	   40  /* a round of so long is one */
-#define FEED_FRESH_ROWS	   64  /* a delta so small is made again for a single change */
-#define FEED_TIMES	   256 /* newest revisions of a segment whose time is known */
+#define FEED_CHUNK_WORK		12
+#define FEED_COPY_WORK		4
+#define FEED_PER_TURN		32   /* streams served between two looks at other RPCs */
+#define FEED_PER_BUSY_TURN	8    /* of snapshots, while more of what peers said waits */
+#define FEED_CACHE		8    /* serialised deltas of a segment */
+#define FEED_AHEAD_MS		5000 /* an agent that is ahead waits so long for this controller */
+#define FEED_BOOKMARK_MS	5000
+#define FEED_REST_MAX_MS	100 /* after a long round */
+#define FEED_LONG_MS		40  /* a round of so long is one */
+#define FEED_COMING		16  /* so many came since the last round began: many come up */
+#define FEED_COMING_RESTS	4   /* times as long as the round, then */
+#define FEED_COMING_REST_MAX_MS 1000
+#define FEED_FRESH_ROWS		64  /* a delta so small is made again for a single change */
+#define FEED_TIMES		256 /* newest revisions of a segment whose time is known */
 
 struct aside;
 struct edition;

@@ -422,6 +422,19 @@ Test(feed, S25_nodes_that_send_do_not_wait_for_the_others_round)
 	UNTIL(is_current(&three[0]) && !others->in_round);
 }
 
+Test(feed, S13_nodes_that_do_not_send_are_told_less_often_while_many_come_up)
+{
+	cr_assert_eq(feed_rest_ms(FEED_OTHERS, FEED_LONG_MS - 1, FEED_COMING - 1),
+		     (FEED_LONG_MS - 1) / 2);
+	cr_assert_eq(feed_rest_ms(FEED_OTHERS, FEED_LONG_MS, FEED_COMING - 1), FEED_LONG_MS);
+	cr_assert_eq(feed_rest_ms(FEED_OTHERS, 10 * FEED_REST_MAX_MS, 0), FEED_REST_MAX_MS);
+	cr_assert_eq(feed_rest_ms(FEED_OTHERS, 100, FEED_COMING), 100 * FEED_COMING_RESTS);
+	cr_assert_eq(feed_rest_ms(FEED_OTHERS, FEED_COMING_REST_MAX_MS, FEED_COMING),
+		     FEED_COMING_REST_MAX_MS);
+	/* Packets wait for what these are told. */
+	cr_assert_eq(feed_rest_ms(FEED_SENDERS, 100, FEED_COMING), FEED_REST_MAX_MS);
+}
+
 static void configure_short_log(struct controller_config *into)
 {
 	into->log_tombstones = 16;
