@@ -4,8 +4,10 @@ import grp
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import programs
 import pytest
 import sockets
 import topology as topo
+from apps import Sequence, udp_payloads
 from conftest import TOP, lab_command
 
 
@@ -118,6 +121,7 @@ def test_exit_codes(lab):
 
 def test_iperf_unmodified(lab, group):
     """iperf 2 as Debian ships it, across nodes."""
+    tap = lab.tap("n2p1")
     server = subprocess.Popen(topo.enter("n2p1", "iperf", "-s", "-u", "-B", group, "-p", "5002",
                                          "-i", "1"), stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True)
@@ -126,6 +130,16 @@ def test_iperf_unmodified(lab, group):
         client = lab.exec("n1p1", "iperf", "-c", group, "-u", "-T", "8", "-p", "5002", "-t", "1",
                           "-b", "4M", "-l", "1000")
         assert client.returncode == 0, client.stdout
+        sent = int(re.search(r"Sent (\d+) datagrams", client.stdout)[1])
+
+        def arrived():
+            """Numbers of iperf's end are negative."""
+            return [n for n, in (struct.unpack_from("!i", p) for p in
+                                 udp_payloads(tap.drain(), group, 5002)) if n >= 0]
+
+        lab.wait(lambda: f"{sent} packets, but {Sequence(arrived())}",
+                 lambda: len(arrived()) >= sent - 2)
+        assert Sequence(arrived()).whole and sent > 100, Sequence(arrived())
     finally:
         server.send_signal(signal.SIGINT)
         try:
@@ -136,7 +150,8 @@ def test_iperf_unmodified(lab, group):
     reports = [line for line in output.splitlines() if "%)" in line]
     assert reports, output
     lost, total = reports[-1].split("ms")[-1].split("(")[0].split("/")
-    assert int(lost) == 0 and int(total) > 100, output
+    # It changes to another socket after the first packet, and loses what comes meanwhile.
+    assert int(lost) <= int(total) // 4 and int(total) > 100, output
 
 
 # ---- wrong ways to start ----------------------------------------------------
