@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import select
+import signal
 import subprocess
 import sys
 
@@ -259,9 +260,38 @@ def wireguard_lab(wireguard_mesh, lab):
     return lab
 
 
+def restore(lab):
+    """What a test that failed halfway left stopped, cut or ended."""
+    state = programs.load()
+    kinds = {"etcd": programs.etcds(state), "controller": programs.controllers(state),
+             "agent": programs.agents(state)}
+    broken = (programs.RUN / "parted").exists()
+    if broken:
+        lab.command("heal", "n1")
+    for name in itertools.chain(*kinds.values()):
+        pid = programs.pid_of(programs.RUN / name)
+        if pid and programs.is_stopped(pid):
+            os.kill(pid, signal.SIGCONT)
+            broken = True
+        if topo.is_cut(name):
+            topo.heal(name)
+            broken = True
+    for kind, names in kinds.items():
+        gone = [name for name in names if not programs.pid_of(programs.RUN / name)]
+        # At once: members of etcd answer when there are enough of them.
+        for process in [subprocess.Popen([sys.executable, TOP / "deploy/lab/lab.py", "start",
+                                          kind, name], stdout=subprocess.DEVNULL)
+                        for name in gone]:
+            assert process.wait(60) == 0, f"the lab has not all of {gone} again"
+        broken = broken or gone
+    if broken:
+        lab.wait("the mesh comes back", lab.ready, 30)
+
+
 @pytest.fixture
 def ha_lab(ha_mesh, lab):
-    return lab
+    yield lab
+    restore(lab)
 
 
 @pytest.fixture
