@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import ssl
+import time
 
 import certificates
 import programs
@@ -17,6 +18,7 @@ from test_abuse import metric
 
 CONTROLLER = (topo.controller_address("c1"), programs.PORT)
 CONVERGED_S = 2
+LIVES_S = 15  # a certificate that is to end while it is used
 
 
 def log_of(name):
@@ -206,16 +208,19 @@ def test_a_stream_ends_with_its_certificate(tls_lab, group):
     member = tls_lab.member("n3p1", group)
     tls_lab.wait_route("n1", group, remotes=["n3"])
     ended = log_of("n3").count("has expired: connect with a new one")
-    pki("node", "n3", "--vtep", topo.vtep("n3"), "--seconds", "5")
+    pki("node", "n3", "--vtep", topo.vtep("n3"), "--seconds", str(LIVES_S))
     try:
         tls_lab.command("restart", "agent", "n3")
-        tls_lab.wait("n3 is back", tls_lab.ready, 4)
+        tls_lab.wait("n3 is back", tls_lab.ready, LIVES_S - 3)
+        end = time.monotonic() + 2 * LIVES_S
 
         def expire():
             while log_of("n3").count("has expired: connect with a new one") == ended:
+                assert time.monotonic() < end, "the session outlives its certificate"
                 yield
             pki("node", "n3", "--vtep", topo.vtep("n3"))
             while not tls_lab.ready():
+                assert time.monotonic() < end + LIVES_S, "the agent is not back"
                 yield
 
         sender = tls_lab.sender("n1p1", group)
