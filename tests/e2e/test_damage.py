@@ -64,7 +64,7 @@ def test_ifindex_used_again(lab, group, another_device):
     another_device()
     member = lab.member("n2p2", group)
     lab.command("start", "agent", "n2")
-    lab.wait_route("n1", old, deadline_s=1)
+    lab.wait_route("n1", old, deadline_s=2)  # well before it would age
     lab.wait_route("n1", group, remotes=["n2"])
     lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
 
