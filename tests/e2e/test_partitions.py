@@ -6,9 +6,8 @@ import signal
 import time
 
 import programs
-import topology as topo
 from conftest import HA_HOLD_MS as HOLD_MS
-from test_ha import (CONTROLLERS, ETCDS, ETCD_ARRIVES_S, STOPPED_S, Late, agrees, command,
+from test_ha import (ETCDS, ETCD_ARRIVES_S, STOPPED_S, Late, agrees, command,
                      disturbed, for_seconds, holder_of, leader, send_signal, together)
 
 import pytest
@@ -16,11 +15,6 @@ import pytest
 
 def others(name):
     return [e for e in ETCDS if e != name]
-
-
-def serves(name):
-    """What the controller itself says of its service."""
-    return bool(programs.ctl_json(["member", "list"], controller=name))
 
 
 def after_moved(lab, node, name):
