@@ -10,7 +10,7 @@
  *   mcmfan2 … 65       make N copies: at the ingress a clsact with one act_mirred a
  *                      copy, the last of which takes the packet itself
  *
- * Those of a number are made when the first list of so many ports is written, a
+ * Those of a number are made when the first list of about so many ports is written, a
  * moment later, and stay: nothing of a device changes once its element names it,
  * whatever becomes of lists and ports, and whoever comes next takes them over. Until
  * there is one, and where this kernel or this process cannot make any, lists are
@@ -336,15 +336,30 @@ uint32_t datapath_fan_chunks(const struct datapath *dp)
 	return DP_FAN_MAX < dp->n_fans ? DP_FAN_CHUNKS : 1;
 }
 
+static bool is_fan(const struct datapath *dp, uint32_t copies)
+{
+	return copies >= DP_FAN_MIN && copies <= DP_FAN_MAX && copies < dp->n_fans;
+}
+
+static void pair_want(struct datapath *dp, uint32_t copies)
+{
+	if (!is_fan(dp, copies) || !dp->fans_possible || dp->fans[copies] ||
+	    dp->fans_wanted & 1ULL << copies / 2)
+		return;
+	dp->fans_wanted |= 1ULL << copies / 2;
+	if (!dp->fans_failed)
+		dp->fans_due_ms = 0; /* soon */
+}
+
+/* Those beside it as well: what a list of one port more or less is sent before its fan
+ * is there would overtake what still waits for the other fan. */
 uint16_t datapath_fan_want(struct datapath *dp, uint32_t copies)
 {
-	if (copies < DP_FAN_MIN || copies > DP_FAN_MAX || copies >= dp->n_fans)
+	if (!is_fan(dp, copies))
 		return 0;
-	if (dp->fans_possible && !dp->fans[copies] && !(dp->fans_wanted & 1ULL << copies / 2)) {
-		dp->fans_wanted |= 1ULL << copies / 2;
-		if (!dp->fans_failed)
-			dp->fans_due_ms = 0; /* soon */
-	}
+	pair_want(dp, copies);
+	pair_want(dp, copies - 1);
+	pair_want(dp, copies + 1);
 	return (uint16_t)copies;
 }
 

@@ -64,14 +64,14 @@ class Standing(sockets.Member):
         return len(self.lost) + sum((s << STREAM_BITS) + n - self.next.get(s, s << STREAM_BITS)
                                     for s, n in sent.items())
 
-    def fault(self, sent):
+    def fault(self, sent, in_order=True):
         """What is wrong, in words; "" if nothing is."""
         memory = self.sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * (MEMINFO_DROPS + 1))
         full = struct.unpack_from("=I", memory, 4 * MEMINFO_DROPS)[0]
         found = [f"{len(some)} {what}: " + " ".join(
             f"{n >> STREAM_BITS}/{n & (1 << STREAM_BITS) - 1}" for n in sorted(some)[:4])
-            for what, some in (("lost", self.lost), ("late", self.late), ("twice", self.twice))
-            if some]
+            for what, some in (("lost", self.lost), ("late", self.late if in_order else ()),
+                               ("twice", self.twice)) if some]
         if not self.has(sent):
             found.append(f"ends at {self.next} of {sent}")
         if full:
