@@ -44,7 +44,7 @@ struct feed_lane_state {
 	TAILQ_HEAD(, sub) ready;
 	TAILQ_HEAD(, feed_segment_lane) dirty;
 	uint64_t round_ms, window_until_ms;
-	uint64_t n_joined; /* when the last round began */
+	uint64_t n_joined; /* when the last round ended */
 	bool in_round;
 	size_t n_owed; /* subs that the round has not served yet */
 };
@@ -63,7 +63,8 @@ struct feed {
 };
 
 void sub_make_ready(struct feed *feed, struct sub *sub);
-/* How long a lane rests after a round, since whose predecessor so many sessions began. */
+/* How long a lane rests after a round that took so long; n_joined: sessions that began
+ * since the round before it ended. */
 uint64_t feed_rest_ms(enum feed_lane lane, uint64_t took_ms, uint64_t n_joined);
 void feed_resync(struct feed *feed, struct sub *sub, const char *reason);
 

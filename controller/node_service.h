@@ -39,7 +39,7 @@
 #define FEED_BOOKMARK_MS	5000
 #define FEED_REST_MAX_MS	100 /* after a long round */
 #define FEED_LONG_MS		40  /* a round of so long is one */
-#define FEED_COMING		16  /* so many came since the last round began: many come up */
+#define FEED_COMING		16  /* so many came since the last round ended: many come up */
 #define FEED_COMING_RESTS	4   /* times as long as the round, then */
 #define FEED_COMING_REST_MAX_MS 1000
 #define FEED_FRESH_ROWS		64  /* a delta so small is made again for a single change */
