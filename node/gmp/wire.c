@@ -182,7 +182,7 @@ static int parse_igmp(struct wire_message *m, const uint8_t *p, size_t len)
 	if (len < 8)
 		return REFUSE(truncated);
 	if (wire_sum(0, p, len) != 0xffff)
-		return REFUSE(bad_checksum);
+		return REFUSE(bad_csum);
 	switch (p[0]) {
 	case IGMP_QUERY:
 		return parse_igmp_query(m, p, len);
@@ -227,7 +227,7 @@ static int parse_mld(struct wire_message *m, const uint8_t *ip6, const uint8_t *
 	if (len < 8)
 		return REFUSE(truncated);
 	if (wire_sum_fold(wire_sum(wire_pseudo_v6(ip6 + 8, (uint32_t)len), p, len)) != 0)
-		return REFUSE(bad_checksum);
+		return REFUSE(bad_csum);
 	if (p[0] == MLD_V2_REPORT)
 		return parse_report(m, p, len);
 	if (p[0] != MLD_QUERY && p[0] != MLD_V1_REPORT && p[0] != MLD_V1_DONE)
@@ -281,7 +281,7 @@ static int parse_ipv4(struct wire_message *m, const uint8_t *p, size_t len)
 	if (total > len)
 		return REFUSE(truncated);
 	if (wire_sum(0, p, header) != 0xffff)
-		return REFUSE(bad_ip_checksum);
+		return REFUSE(bad_ip_csum);
 	if (p[9] != IPPROTO_IGMP)
 		return REFUSE(not_gmp);
 	if (get16(p + 6) & 0x3fff)

@@ -150,7 +150,7 @@ def test_H03_report_from_the_unspecified_address(lab):
 
 REFUSED = {
     "H02 checksum": (lambda g: wire.mld2_report("n2p1", wire.record6(wire.IS_EX, g),
-                                                bad_checksum=True), "gmp_bad_checksum"),
+                                                bad_checksum=True), "gmp_bad_csum"),
     "H04 hop limit": (lambda g: wire.mld2_report("n2p1", wire.record6(wire.IS_EX, g),
                                                  hop_limit=2), "gmp_bad_ttl"),
     "H03 global source": (lambda g: wire.mld2_report("n2p1", wire.record6(wire.IS_EX, g),

@@ -258,6 +258,7 @@ Test(gmp_api, ports)
 	cr_assert_eq(rig->fx.n, 0);
 	cr_assert_eq(gmp_port_counter(rig->gmp, 50, GMP_C_reports_accepted), 0);
 	cr_assert_str_eq(gmp_counter_name(GMP_C_bad_ttl), "gmp_bad_ttl");
+	cr_assert_str_eq(gmp_counter_name(GMP_C_bad_csum), "gmp_bad_csum");
 	cr_assert_null(gmp_counter_name(GMP_C_COUNT));
 	rig_free(rig);
 	gmp_free(NULL);

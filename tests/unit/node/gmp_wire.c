@@ -63,7 +63,7 @@ Test(conformance, A01_igmp_checksum)
 		for (size_t bit = 0; bit < (f.len - 14 - ip_header(&f)) * 8; bit++) {
 			valid(&f, v6);
 			payload(&f)[bit / 8] ^= (uint8_t)(1 << bit % 8);
-			refused(v6, &f, GMP_C_bad_checksum);
+			refused(v6, &f, GMP_C_bad_csum);
 		}
 	}
 }
@@ -74,7 +74,7 @@ Test(conformance, A02_ip_checksum)
 
 	valid(&f, false);
 	f.b[14 + 10] ^= 1;
-	refused(false, &f, GMP_C_bad_ip_checksum);
+	refused(false, &f, GMP_C_bad_ip_csum);
 }
 
 Test(conformance, A03_length_is_the_message_s_own)
@@ -112,7 +112,7 @@ Test(conformance, A04_octets_behind_the_records)
 		frame_wrap(&f, v6, &ip, p, n + 12);
 		accepted(v6, &f);
 		f.b[f.len - 1] ^= 0xff; /* part of the checksum */
-		refused(v6, &f, GMP_C_bad_checksum);
+		refused(v6, &f, GMP_C_bad_csum);
 	}
 }
 
@@ -644,7 +644,7 @@ Test(conformance, H02_checksum_with_pseudo_header)
 	for (size_t i = 22; i < 54; i++) { /* either address */
 		valid(&f, true);
 		f.b[i] ^= 0x04;
-		refused(true, &f, GMP_C_bad_checksum);
+		refused(true, &f, GMP_C_bad_csum);
 	}
 }
 
