@@ -18,6 +18,32 @@ struct {
 	__uint(max_entries, 16);
 } routes SEC(".maps");
 
+/* DP_EPOCH_SLOT of a group → changes of its routes, and of other groups'; mapped */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, DP_EPOCHS);
+} epochs SEC(".maps");
+
+/* What the routes said to the last packet of this kind: flow.h. */
+struct flow {
+	struct dp_route_key key; /* with its source */
+	struct dp_route route;
+	__u64 epoch;
+	__u64 any_source; /* the route is not of that source alone */
+};
+
+#define FLOW_BITS 10
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct flow);
+	__uint(max_entries, 1 << FLOW_BITS);
+} flows SEC(".maps");
+
 /* number → chunk of a list; mapped */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -68,6 +94,15 @@ struct {
 	__type(value, __u32);
 	__uint(max_entries, 16);
 } vteps SEC(".maps");
+
+/* DP_VTEP_SLOT of an address → number of the last such remote; mapped */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, DP_VTEP_CACHE);
+} vtep_cache SEC(".maps");
 
 /* number → remote; mapped */
 struct {

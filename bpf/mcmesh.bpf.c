@@ -10,6 +10,7 @@
  *
  *   classify.h     which class a packet has          (parse.h: from its bytes)
  *   replicate.h    route → list → copies to ports and, from ports only, remotes
+ *   flow.h         the route that a stream's last packet took
  *   fan.h          copies to several ports by devices of ours that clone faster
  *   encapsulate.h  copies to remotes: directly, or by the VXLAN device
  *   strip.h        the other end: VXLAN off, where the device is not needed
@@ -87,6 +88,42 @@ static __always_inline int send_link_local(struct __sk_buff *skb, struct replica
 	return rc < 0 ? rc : replicate(skb, r, &route);
 }
 
+static __always_inline void any_source(struct dp_route_key *key)
+{
+	__builtin_memset(key->source, 0, sizeof(key->source));
+}
+
+/* Of the source, else of the group; key and *ret_route. 1, 0 where there is none, or
+ * minus an enum dp_drop. */
+static __always_inline int find_group_route(struct dp_route_key *key, __u32 len,
+					    struct dp_route *ret_route)
+{
+	struct flow *flow = flow_slot(key), fresh = { .key = *key };
+	int rc;
+
+	if (flow && flow_holds(flow, key)) {
+		*ret_route = flow->route;
+		if (flow->any_source)
+			any_source(key);
+		count_one(flow->any_source ? DP_COUNTER_ROUTE_GROUP : DP_COUNTER_ROUTE_SOURCE, len);
+		return 1;
+	}
+	fresh.epoch = flow_epoch_begin(key);
+	rc = route_find(key, ret_route);
+	if (rc == 0) {
+		fresh.any_source = 1;
+		any_source(key);
+		rc = route_find(key, ret_route);
+	}
+	if (rc)
+		count_one(fresh.any_source ? DP_COUNTER_ROUTE_GROUP : DP_COUNTER_ROUTE_SOURCE, len);
+	if (rc > 0 && flow) {
+		fresh.route = *ret_route;
+		*flow = fresh;
+	}
+	return rc;
+}
+
 /* Sets key and *ret_route to where data goes. 0, or minus an enum dp_drop. */
 static __always_inline int find_data_route(struct replicate *r, const struct packet *p,
 					   __u32 segment, __u32 len, struct dp_route *ret_route)
@@ -96,17 +133,9 @@ static __always_inline int find_data_route(struct replicate *r, const struct pac
 
 	r->key = p->key;
 	r->key.segment = segment;
-	rc = route_find(&r->key, ret_route);
-	if (rc) {
-		count_one(DP_COUNTER_ROUTE_SOURCE, len);
+	rc = find_group_route(&r->key, len, ret_route);
+	if (rc)
 		return rc < 0 ? rc : 0;
-	}
-	__builtin_memset(r->key.source, 0, sizeof(r->key.source));
-	rc = route_find(&r->key, ret_route);
-	if (rc) {
-		count_one(DP_COUNTER_ROUTE_GROUP, len);
-		return rc < 0 ? rc : 0;
-	}
 
 	if (!segment_find(segment, &s))
 		return -DP_DROP_SEGMENT_UNKNOWN;
@@ -215,21 +244,31 @@ int mcmesh_port(struct __sk_buff *skb)
 	return rc;
 }
 
+/* Has that remote this address? *ret_id is its number then. */
+static __always_inline bool remote_is(__u32 id, const __u32 vtep[4], __u32 *ret_id)
+{
+	struct dp_remote *remote = bpf_map_lookup_elem(&remotes, &id);
+
+	if (!remote || !remote->in_use || *(__u64 *)remote->vtep != *(__u64 *)vtep ||
+	    *(__u64 *)(remote->vtep + 8) != *(__u64 *)(vtep + 2))
+		return false;
+	*ret_id = id;
+	return true;
+}
+
 /* Which node a packet's outer header and tunnel name: *ret_id. Minus an enum
  * dp_drop where that is none. */
 static __always_inline int sender_find(const __u32 vtep[4], __u32 *ret_id)
 {
-	struct dp_remote *remote;
-	__u32 *found, id;
+	__u32 slot = DP_VTEP_SLOT((const __u8 *)vtep), *found;
 
+	found = bpf_map_lookup_elem(&vtep_cache, &slot);
+	if (found && remote_is(*(volatile __u32 *)found, vtep, ret_id))
+		return 0;
 	found = bpf_map_lookup_elem(&vteps, vtep);
-	id = found ? *(volatile __u32 *)found : 0;
-	remote = bpf_map_lookup_elem(&remotes, &id);
-	if (!remote || !remote->in_use || *(__u64 *)remote->vtep != *(__u64 *)vtep ||
-	    *(__u64 *)(remote->vtep + 8) != *(__u64 *)(vtep + 2))
-		return -DP_DROP_OVERLAY_VTEP;
-	*ret_id = id;
-	return 0;
+	if (found && remote_is(*(volatile __u32 *)found, vtep, ret_id))
+		return 0;
+	return -DP_DROP_OVERLAY_VTEP;
 }
 
 /* Who sent it: *ret_vni, *ret_id. 0, or minus an enum dp_drop. */

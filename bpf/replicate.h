@@ -14,16 +14,10 @@
 #include "drop.h"
 #include "encapsulate.h"
 #include "fan.h"
+#include "flow.h"
 #include "parse.h"
 
 #define ROUTE_TRIES 4
-
-static __always_inline bool key_equal(const struct dp_route_key *a, const struct dp_route_key *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
-}
 
 /* 1 and *ret_route, 0 when there is none, or minus an enum dp_drop. */
 static __noinline int route_find(const struct dp_route_key *key, struct dp_route *ret_route)

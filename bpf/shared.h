@@ -11,13 +11,15 @@
  */
 #include <linux/types.h>
 
-#define MCMESH_LAYOUT "v3"
+#define MCMESH_LAYOUT "v4"
 
 #define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
 #define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
 #define DP_PUNT_FRAME	 9216 /* longest frame that is punted */
 #define DP_NODE_NAME	 64   /* with the NUL */
 #define DP_PORT_CACHE	 8192 /* a power of two */
+#define DP_VTEP_CACHE	 4096 /* the same */
+#define DP_EPOCHS	 256  /* the same */
 #define DP_FANS		 128  /* elements of `fans` */
 #define DP_FAN_CHUNKS	 2    /* of a list, that one fan serves */
 #define DP_FAN_MAX	 65   /* copies by one fan: of those chunks, and one that goes on */
@@ -55,6 +57,15 @@ enum dp_counter {
 #undef COUNTER
 	DP_COUNTER_MAX
 };
+
+/* Element of a table of 2^bits for an address, by its last four bytes. */
+static inline __u32 dp_address_slot(const __u8 *address, unsigned int bits)
+{
+	return *(const __u32 *)(address + 12) * 0x9e3779b1U >> (32 - bits);
+}
+
+#define DP_VTEP_SLOT(vtep)   dp_address_slot(vtep, 12) /* of `vtep_cache` */
+#define DP_EPOCH_SLOT(group) dp_address_slot(group, 8) /* of `epochs` */
 
 /* Key of `routes`. Source all-zero: any. ALL and ROUTERS: both all-zero. */
 struct dp_route_key {
@@ -199,6 +210,7 @@ struct dp_remote_counters {
 #define DP_ASSERT_OFFSET(type, member, offset) \
 	_Static_assert(__builtin_offsetof(type, member) == (offset), #type "." #member)
 
+_Static_assert(DP_VTEP_CACHE == 1 << 12 && DP_EPOCHS == 1 << 8, "slots");
 DP_ASSERT_SIZE(struct dp_route_key, 40);
 DP_ASSERT_OFFSET(struct dp_route_key, group, 8);
 DP_ASSERT_OFFSET(struct dp_route_key, source, 24);

@@ -149,6 +149,10 @@ static int map_arrays(struct datapath *dp)
 	if (rc == 0)
 		rc = datapath_map_view(skel->maps.port_cache, &dp->port_cache_view);
 	if (rc == 0)
+		rc = datapath_map_view(skel->maps.vtep_cache, &dp->vtep_cache_view);
+	if (rc == 0)
+		rc = datapath_map_view(skel->maps.epochs, &dp->epochs_view);
+	if (rc == 0)
 		rc = numbers_init(&dp->path_numbers, bpf_map__max_entries(skel->maps.paths) - 1);
 	if (rc == 0)
 		rc = numbers_init(&dp->list_numbers, bpf_map__max_entries(skel->maps.lists) - 1);
@@ -162,6 +166,8 @@ static int map_arrays(struct datapath *dp)
 	dp->remotes = dp->remotes_view.data;
 	dp->paths = dp->paths_view.data;
 	dp->port_cache = dp->port_cache_view.data;
+	dp->vtep_cache = dp->vtep_cache_view.data;
+	dp->epochs = dp->epochs_view.data;
 	return rc;
 }
 
@@ -264,6 +270,8 @@ void datapath_close(struct datapath *dp)
 	datapath_map_unview(&dp->ports_view);
 	datapath_map_unview(&dp->remotes_view);
 	datapath_map_unview(&dp->paths_view);
+	datapath_map_unview(&dp->epochs_view);
+	datapath_map_unview(&dp->vtep_cache_view);
 	datapath_map_unview(&dp->port_cache_view);
 	mcmesh_bpf__destroy(dp->skel);
 	if (dp->lock_fd >= 0)

@@ -57,12 +57,14 @@ struct datapath {
 	struct mcmesh_bpf *skel;
 
 	/* Memory of the mapped arrays. */
-	struct dp_map_view lists_view, ports_view, remotes_view, paths_view, port_cache_view;
+	struct dp_map_view lists_view, ports_view, remotes_view, paths_view;
+	struct dp_map_view port_cache_view, vtep_cache_view, epochs_view;
 	struct dp_list *lists;
 	struct dp_port *ports;
 	struct dp_remote *remotes;
 	struct dp_path *paths;
-	uint32_t *port_cache;
+	uint32_t *port_cache, *vtep_cache; /* each second word: elements are of eight bytes */
+	uint64_t *epochs;
 
 	/* What the maps hold, indexed. */
 	struct numbers list_numbers, port_numbers, remote_numbers, path_numbers;

@@ -19,6 +19,12 @@ static struct remote *remote_find(struct datapath *dp, const struct addr *vtep)
 	return r;
 }
 
+/* Elements of an array are eight bytes apart. */
+static void cache_add(struct datapath *dp, const struct addr *vtep, uint32_t number)
+{
+	__atomic_store_n(&dp->vtep_cache[DP_VTEP_SLOT(vtep->b) * 2], number, __ATOMIC_RELEASE);
+}
+
 static int remote_index_add(struct datapath *dp, const struct addr *vtep, uint32_t number)
 {
 	struct remote *r = calloc(1, sizeof(*r));
@@ -119,6 +125,7 @@ static int remote_add(struct datapath *dp, const struct addr *vtep, const char *
 	memcpy(remote->node, node, strlen(node));
 	__atomic_store_n(&remote->in_use, 1, __ATOMIC_RELEASE);
 	remote_find(dp, vtep)->value = *remote;
+	cache_add(dp, vtep, number);
 	rc = datapath_map_set(dp->skel->maps.vteps, vtep, &number);
 	if (rc < 0)
 		remote_remove(dp, remote_find(dp, vtep));

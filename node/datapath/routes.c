@@ -40,6 +40,13 @@ static struct route *route_find(struct datapath *dp, const struct dp_route_key *
 	return r;
 }
 
+/* After each change of `routes`, and before the chunks of what was there are another's:
+ * no packet goes on with what it kept of them (bpf/flow.h). */
+static void routes_changed(struct datapath *dp, const struct dp_route_key *key)
+{
+	__atomic_fetch_add(&dp->epochs[DP_EPOCH_SLOT(key->group)], 1, __ATOMIC_SEQ_CST);
+}
+
 static void chunk_refs(struct datapath *dp, const struct dp_list *chunk, int by)
 {
 	uint32_t n = chunk->n_ports + chunk->n_remotes;
@@ -244,6 +251,7 @@ int datapath_route_set(struct datapath *dp, const struct datapath_route *route)
 		free(fresh);
 		return rc;
 	}
+	routes_changed(dp, &key);
 	old = r->value;
 	r->value = value;
 	if (fresh)
@@ -269,6 +277,7 @@ int datapath_route_del(struct datapath *dp, enum datapath_route_kind kind, uint3
 	rc = datapath_map_del(dp->skel->maps.routes, &key);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
+	routes_changed(dp, &key);
 	list_retire(dp, &key, &r->value);
 	HASH_DEL(dp->route_index, r);
 	free(r);
@@ -325,6 +334,9 @@ int datapath_routes_adopt(struct datapath *dp)
 	rc = datapath_map_keys(dp->skel->maps.routes, &keys, &n);
 	for (size_t i = 0; rc == 0 && i < n; i++)
 		rc = route_adopt(dp, (const struct dp_route_key *)keys + i);
+	/* Those that were deleted, and what the last agent may have changed when it died. */
+	for (size_t i = 0; i < DP_EPOCHS; i++)
+		__atomic_fetch_add(&dp->epochs[i], 1, __ATOMIC_SEQ_CST);
 	return rc;
 }
 

@@ -9,6 +9,8 @@ mcmesh_test(test_bpf_packets LABEL bpf
 target_compile_options(test_bpf_packets PRIVATE -Wno-missing-field-initializers)
 mcmesh_test(test_bpf_datapath LABEL bpf SOURCES ${CMAKE_CURRENT_LIST_DIR}/test_datapath.c
 	LIBS mcmesh_bpf_harness)
+mcmesh_test(test_bpf_flows LABEL bpf SOURCES ${CMAKE_CURRENT_LIST_DIR}/test_flows.c
+	LIBS mcmesh_bpf_harness)
 mcmesh_test(test_bpf_engines LABEL bpf
 	SOURCES ${CMAKE_CURRENT_LIST_DIR}/test_engines.c ${CMAKE_CURRENT_LIST_DIR}/test_wire.c
 		${CMAKE_CURRENT_LIST_DIR}/mesh.c ${CMAKE_SOURCE_DIR}/node/oversize.c
