@@ -27,22 +27,21 @@ struct {
 	__uint(max_entries, DP_EPOCHS);
 } epochs SEC(".maps");
 
-/* What the routes said to the last packet of this kind: flow.h. */
-struct flow {
-	struct dp_route_key key; /* with its source */
-	struct dp_route route;
-	__u64 epoch;
-	__u64 any_source; /* the route is not of that source alone */
-};
-
-#define FLOW_BITS 10
-
+/* streams that a CPU had last: flow.h */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
-	__type(value, struct flow);
-	__uint(max_entries, 1 << FLOW_BITS);
+	__type(value, struct dp_flow);
+	__uint(max_entries, DP_FLOWS);
 } flows SEC(".maps");
+
+/* group → packets to it that had a route, but for those that flows still count */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct dp_group);
+	__type(value, struct dp_count);
+	__uint(max_entries, 4096);
+} group_counts SEC(".maps");
 
 /* number → chunk of a list; mapped */
 struct {

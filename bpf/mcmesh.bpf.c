@@ -93,34 +93,56 @@ static __always_inline void any_source(struct dp_route_key *key)
 	__builtin_memset(key->source, 0, sizeof(key->source));
 }
 
-/* Of the source, else of the group; key and *ret_route. 1, 0 where there is none, or
- * minus an enum dp_drop. */
-static __always_inline int find_group_route(struct dp_route_key *key, __u32 len,
-					    struct dp_route *ret_route)
+static __always_inline void count_route(const struct dp_flow *flow, __u32 len)
 {
-	struct flow *flow = flow_slot(key), fresh = { .key = *key };
+	count_one(flow->any_source ? DP_COUNTER_ROUTE_GROUP : DP_COUNTER_ROUTE_SOURCE, len);
+}
+
+/* Of the source, else of the group, and keeps it in the flow. Sets key and *ret_route: 1,
+ * 0 where there is none, or minus an enum dp_drop. */
+static __always_inline int flow_begin(struct dp_flow *flow, struct dp_route_key *key,
+				      struct dp_route *ret_route)
+{
+	__u64 epoch;
 	int rc;
 
-	if (flow && flow_holds(flow, key)) {
-		*ret_route = flow->route;
-		if (flow->any_source)
-			any_source(key);
-		count_one(flow->any_source ? DP_COUNTER_ROUTE_GROUP : DP_COUNTER_ROUTE_SOURCE, len);
-		return 1;
-	}
-	fresh.epoch = flow_epoch_begin(key);
+	flow_end(flow);
+	flow->key = *key;
+	flow->any_source = 0;
+	epoch = flow_epoch_begin(key);
 	rc = route_find(key, ret_route);
 	if (rc == 0) {
-		fresh.any_source = 1;
+		flow->any_source = 1;
 		any_source(key);
 		rc = route_find(key, ret_route);
 	}
-	if (rc)
-		count_one(fresh.any_source ? DP_COUNTER_ROUTE_GROUP : DP_COUNTER_ROUTE_SOURCE, len);
-	if (rc > 0 && flow) {
-		fresh.route = *ret_route;
-		*flow = fresh;
+	if (rc > 0) {
+		flow->route = *ret_route;
+		flow->epoch = epoch;
 	}
+	return rc;
+}
+
+/* The same, from the flow where that holds. */
+static __always_inline int find_group_route(struct dp_route_key *key, __u32 len,
+					    struct dp_route *ret_route)
+{
+	struct dp_flow *flow = flow_place(key);
+	int rc = 1;
+
+	if (!flow)
+		return -DP_DROP_ROUTE_CHANGING;
+	if (flow_holds(flow, key)) {
+		*ret_route = flow->route;
+		if (flow->any_source)
+			any_source(key);
+	} else {
+		rc = flow_begin(flow, key, ret_route);
+	}
+	if (rc)
+		count_route(flow, len);
+	if (rc > 0)
+		count(&flow->count, len);
 	return rc;
 }
 

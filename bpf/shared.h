@@ -5,13 +5,14 @@
  * What the BPF programs and the agent share: the layout of maps and punted
  * records. Both compilers assert it. It is kept across upgrades under the pin
  * directory MCMESH_LAYOUT: what changes a size, an offset or a meaning takes
- * the next number.
+ * the next number. A map may be added without: the next agent makes it beside the
+ * others, and an older one knows nothing of it.
  *
  * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d.
  */
 #include <linux/types.h>
 
-#define MCMESH_LAYOUT "v4"
+#define MCMESH_LAYOUT "v3"
 
 #define DP_LIST_ENTRIES	 32   /* receivers in a chunk */
 #define DP_LIST_CHAIN	 256  /* chunks in a list: 8,192 receivers */
@@ -20,6 +21,7 @@
 #define DP_PORT_CACHE	 8192 /* a power of two */
 #define DP_VTEP_CACHE	 4096 /* the same */
 #define DP_EPOCHS	 256  /* the same */
+#define DP_FLOWS	 1024 /* the same; of a CPU */
 #define DP_FANS		 128  /* elements of `fans` */
 #define DP_FAN_CHUNKS	 2    /* of a list, that one fan serves */
 #define DP_FAN_MAX	 65   /* copies by one fan: of those chunks, and one that goes on */
@@ -186,6 +188,22 @@ struct dp_count {
 	__u64 bytes;
 };
 
+/* Key of `group_counts`. */
+struct dp_group {
+	__u32 segment;
+	__u8 group[16];
+};
+
+/* Element of `flows`, of each CPU: what the routes said to the last packets of a stream,
+ * and how many these were: bpf/flow.h. */
+struct dp_flow {
+	struct dp_route_key key; /* with the source that the packets have */
+	struct dp_route route;
+	__u64 epoch;	       /* 0: it is nobody's */
+	__u64 any_source;      /* the route is not of that source alone */
+	struct dp_count count; /* not yet in `group_counts` */
+};
+
 /* Element of `port_counters`, by the port's number. */
 struct dp_port_counters {
 	struct dp_count rx;
@@ -211,6 +229,8 @@ struct dp_remote_counters {
 	_Static_assert(__builtin_offsetof(type, member) == (offset), #type "." #member)
 
 _Static_assert(DP_VTEP_CACHE == 1 << 12 && DP_EPOCHS == 1 << 8, "slots");
+DP_ASSERT_SIZE(struct dp_group, 20);
+DP_ASSERT_SIZE(struct dp_flow, 80);
 DP_ASSERT_SIZE(struct dp_route_key, 40);
 DP_ASSERT_OFFSET(struct dp_route_key, group, 8);
 DP_ASSERT_OFFSET(struct dp_route_key, source, 24);

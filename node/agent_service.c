@@ -186,7 +186,7 @@ static void on_list_counters(struct rpc_call *call, const ProtobufCMessage *mess
 
 	if (!request)
 		return;
-	view_counters_collect(call_agent(call), request->prefix, &counters);
+	view_counters_collect(call_agent(call), request->prefix, true, &counters);
 	if (page_of(counters.n, request->page_size, request->page_token, &page) < 0) {
 		finish_bad_token(call);
 	} else {

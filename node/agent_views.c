@@ -356,7 +356,9 @@ static int counter_cmp(const void *x, const void *y)
 
 	if (!c)
 		c = strverscmp(a->port, b->port);
-	return c ? c : strverscmp(a->remote, b->remote);
+	if (!c)
+		c = strverscmp(a->remote, b->remote);
+	return c ? c : strverscmp(a->group, b->group);
 }
 
 /* What the overlay device could not send or take in, and what the links below it did
@@ -378,13 +380,16 @@ static void overlay_counters(struct agent *a, const char *prefix, struct view_co
 	}
 }
 
-void view_counters_collect(struct agent *a, const char *prefix, struct view_counters *ret_list)
+void view_counters_collect(struct agent *a, const char *prefix, bool groups,
+			   struct view_counters *ret_list)
 {
 	struct view_counters list = { 0 };
 	struct counters_build b = { .a = a, .prefix = prefix, .list = &list };
 	struct agent_port *port, *next;
 
 	datapath_counters_walk(a->datapath, datapath_counter, &b);
+	if (groups && strncmp(DATAPATH_GROUP_COUNTER, prefix, strlen(prefix)) == 0)
+		(void)datapath_groups_walk(a->datapath, datapath_counter, &b);
 	HASH_ITER (hh, a->ports, port, next) {
 		for (int c = 0; c < GMP_C_COUNT && port->in_engine; c++) {
 			uint64_t n = gmp_port_counter(a->gmp, port->ifindex, c);

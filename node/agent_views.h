@@ -50,7 +50,9 @@ struct view_counters {
 	size_t n, cap;
 };
 
-void view_counters_collect(struct agent *agent, const char *prefix, struct view_counters *ret_list);
+/* groups: those of each group as well, as many as there are groups. */
+void view_counters_collect(struct agent *agent, const char *prefix, bool groups,
+			   struct view_counters *ret_list);
 void view_counters_deinit(struct view_counters *list);
 
 /* The least revision that every segment has applied. */

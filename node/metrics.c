@@ -110,8 +110,8 @@ static void counters_write(struct agent *a, struct metrics *m)
 {
 	struct view_counters list;
 
-	/* In the order of their names. */
-	view_counters_collect(a, "", &list);
+	/* In the order of their names. Not of each group: that many series are for who asks. */
+	view_counters_collect(a, "", false, &list);
 	for (size_t i = 0, end; i < list.n; i = end) {
 		bool bytes = false;
 

@@ -69,6 +69,99 @@ static int walk_element(struct counters_walk *w, const struct bpf_map *map, uint
 	return 0;
 }
 
+/* ---- of groups: in `group_counts`, and in the flows of each CPU ---------------- */
+
+struct group_sum {
+	struct dp_group key;
+	struct dp_count count;
+	UT_hash_handle hh;
+};
+
+static int group_add(struct group_sum **sums, const struct dp_group *key,
+		     const struct dp_count *count)
+{
+	struct group_sum *sum;
+
+	HASH_FIND(hh, *sums, key, sizeof(*key), sum);
+	if (!sum) {
+		sum = calloc(1, sizeof(*sum));
+		if (!sum)
+			return -ENOMEM;
+		sum->key = *key;
+		HASH_ADD(hh, *sums, key, sizeof(sum->key), sum);
+	}
+	sum->count.packets += count->packets;
+	sum->count.bytes += count->bytes;
+	return 0;
+}
+
+static int groups_of_the_past(struct datapath *dp, struct group_sum **sums)
+{
+	_cleanup_free_ void *keys = NULL;
+	size_t n;
+	int rc;
+
+	rc = datapath_map_keys(dp->skel->maps.group_counts, &keys, &n);
+	for (size_t i = 0; rc == 0 && i < n; i++) {
+		const struct dp_group *key = (const struct dp_group *)keys + i;
+		struct group_sum *sum;
+		struct dp_count count;
+
+		/* Where packets change the table meanwhile, a key may come twice. */
+		HASH_FIND(hh, *sums, key, sizeof(*key), sum);
+		if (!sum && datapath_map_get(dp->skel->maps.group_counts, key, &count) == 0)
+			rc = group_add(sums, key, &count);
+	}
+	return rc;
+}
+
+static int groups_of_flows(struct datapath *dp, struct group_sum **sums)
+{
+	_cleanup_free_ struct dp_flow *per_cpu = calloc(dp->n_cpus, sizeof(*per_cpu));
+	int rc = per_cpu ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; rc == 0 && i < DP_FLOWS; i++) {
+		rc = datapath_map_get(dp->skel->maps.flows, &i, per_cpu);
+		for (uint32_t cpu = 0; rc == 0 && cpu < dp->n_cpus; cpu++) {
+			const struct dp_flow *flow = &per_cpu[cpu];
+			struct dp_group key = { .segment = flow->key.segment };
+
+			memcpy(key.group, flow->key.group, sizeof(key.group));
+			if (flow->count.packets)
+				rc = group_add(sums, &key, &flow->count);
+		}
+	}
+	return rc;
+}
+
+int datapath_groups_walk(struct datapath *dp,
+			 int (*fn)(const struct datapath_counter *counter, void *userdata),
+			 void *userdata)
+{
+	struct group_sum *sums = NULL, *sum, *next;
+	int rc = groups_of_the_past(dp, &sums);
+
+	if (rc == 0)
+		rc = groups_of_flows(dp, &sums);
+	HASH_ITER (hh, sums, sum, next) {
+		struct datapath_counter counter = {
+			.name = DATAPATH_GROUP_COUNTER,
+			.segment = sum->key.segment,
+			.packets = sum->count.packets,
+			.bytes = sum->count.bytes,
+		};
+
+		memcpy(&counter.group, sum->key.group, sizeof(counter.group));
+		if (rc == 0)
+			rc = fn(&counter, userdata);
+		HASH_DEL(sums, sum);
+		free(sum);
+	}
+	return rc;
+}
+
+/* ---- all others ---------------------------------------------------------------- */
+
 static int walk_all(struct counters_walk *w)
 {
 	struct mcmesh_bpf *skel = w->dp->skel;

@@ -277,6 +277,13 @@ int datapath_counters_walk(struct datapath *dp,
 			   int (*fn)(const struct datapath_counter *counter, void *userdata),
 			   void *userdata);
 
+/* The same of each group that packets came to, from ports and from other nodes, and had a
+ * route: one counter a segment and group, with both as labels. Slow: it reads two tables. */
+#define DATAPATH_GROUP_COUNTER "rx_group"
+int datapath_groups_walk(struct datapath *dp,
+			 int (*fn)(const struct datapath_counter *counter, void *userdata),
+			 void *userdata);
+
 /* Frames that were to be punted and were lost (rate, ring), on all ports. */
 uint64_t datapath_punt_lost(struct datapath *dp);
 

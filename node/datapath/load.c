@@ -12,6 +12,8 @@
 #include "common/cleanup.h"
 #include "mcmesh.skel.h"
 
+#define GROUPS_COUNTED_MIN 4096
+
 void datapath_path(const struct datapath *dp, char *buf, size_t len, const char *dir,
 		   const char *name)
 {
@@ -24,6 +26,14 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
 	return value ? value : otherwise;
 }
 
+/* As many as there may be routes; in a small table of that kind CPUs evict each other's. */
+static uint32_t groups_counted(const struct datapath_options *o)
+{
+	uint32_t routes = or_default(o->max_routes, 65536);
+
+	return routes < GROUPS_COUNTED_MIN ? GROUPS_COUNTED_MIN : routes;
+}
+
 /* Numbers start at 1: one element more than there are. */
 static void set_sizes(struct mcmesh_bpf *skel, const struct datapath_options *o)
 {
@@ -32,6 +42,7 @@ static void set_sizes(struct mcmesh_bpf *skel, const struct datapath_options *o)
 
 	bpf_map__set_max_entries(skel->maps.routes, or_default(o->max_routes, 65536));
 	bpf_map__set_max_entries(skel->maps.lists, or_default(o->max_lists, 131072) + 1);
+	bpf_map__set_max_entries(skel->maps.group_counts, groups_counted(o));
 	bpf_map__set_max_entries(skel->maps.segments, or_default(o->max_segments, 1024));
 	bpf_map__set_max_entries(skel->maps.port_ids, ports);
 	bpf_map__set_max_entries(skel->maps.ports, ports + 1);
@@ -170,7 +181,7 @@ int datapath_load(struct datapath *dp, const struct datapath_options *options,
 {
 	bool found[32] = { false };
 	struct bpf_map *map;
-	size_t i = 0, n_found = 0;
+	size_t i = 0;
 	int rc;
 
 	libbpf_set_print(silence);
@@ -190,9 +201,9 @@ int datapath_load(struct datapath *dp, const struct datapath_options *options,
 		rc = adopt_map(dp, map, &found[i], why);
 		if (rc < 0)
 			return rc;
-		n_found += found[i++];
+		/* They are pinned in this order: one that died meanwhile left the first ones, and
+		 * attached nothing. Others may be missing that an older version did not have. */
+		dp->adopted = found[i++];
 	}
-	/* One that died while it made them left some, and attached nothing. */
-	dp->adopted = n_found == i;
 	return load_and_pin(dp, found, why);
 }

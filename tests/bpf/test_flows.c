@@ -76,9 +76,9 @@ static void route_del(struct stage *s, const char *source)
 {
 	struct addr group = ip(GROUP), from = source ? ip(source) : (struct addr){ 0 };
 
-	cr_assert_eq(datapath_route_del(s->dp, DATAPATH_ROUTE_GROUP, 1, &group,
-					source ? &from : NULL),
-		     0);
+	cr_assert_eq(
+		datapath_route_del(s->dp, DATAPATH_ROUTE_GROUP, 1, &group, source ? &from : NULL),
+		0);
 }
 
 static void send_from(struct stage *s, const char *source)
@@ -102,6 +102,36 @@ static void expect_at(struct stage *s, const char *source, unsigned int receiver
 	}
 }
 
+struct sum {
+	uint64_t packets, bytes;
+	unsigned int rows;
+};
+
+static int add(const struct datapath_counter *c, void *userdata)
+{
+	struct addr group = ip(GROUP);
+	struct sum *sum = userdata;
+
+	cr_expect(c->segment == 1 && addr_cmp(&c->group, &group) == 0);
+	sum->packets += c->packets;
+	sum->bytes += c->bytes;
+	sum->rows++;
+	return 0;
+}
+
+/* Of the group, on whatever flows, and whichever of them have ended. */
+static void check_count(struct stage *s, uint64_t want)
+{
+	uint8_t frame[HARNESS_FRAME];
+	size_t len = frame_ipv4(frame, "192.0.2.1", GROUP, 17, 5, payload, sizeof(payload));
+	struct sum sum = { 0 };
+
+	cr_assert_eq(datapath_groups_walk(s->dp, add, &sum), 0);
+	cr_expect_eq(sum.rows, 1, "%u", sum.rows);
+	cr_expect_eq(sum.packets, want, "%llu", (unsigned long long)sum.packets);
+	cr_expect_eq(sum.bytes, want * len, "%llu", (unsigned long long)sum.bytes);
+}
+
 Test(flows, each_change_of_the_routes_is_followed)
 {
 	struct stage s;
@@ -122,6 +152,7 @@ Test(flows, each_change_of_the_routes_is_followed)
 	route_del(&s, "192.0.2.1");
 	expect_at(&s, "192.0.2.1", 2, "the source's is gone");
 	route_del(&s, NULL);
+	check_count(&s, 14);
 	expect_at(&s, "192.0.2.1", 0, "both are gone");
 	expect_at(&s, "192.0.2.2", 0, "both are gone");
 	stage_leave(&s);
@@ -154,6 +185,34 @@ Test(flows, streams_that_share_a_slot_keep_apart)
 	cr_expect_eq(got[1], SOURCES, "%u", got[1]);
 	cr_expect_eq(got[2], SOURCES / 2, "%u", got[2]);
 	cr_expect_eq(got[3], SOURCES / 2, "%u", got[3]);
+	check_count(&s, 2 * SOURCES);
+	stage_leave(&s);
+}
+
+/* From a version without flows: what is there goes on, and follows its next change. */
+Test(flows, an_upgrade_brings_the_maps_that_are_missing)
+{
+	static const char *const added[] = { "epochs", "flows", "group_counts", "vtep_cache" };
+	char why[DATAPATH_WHY_MAX] = "";
+	struct stage s;
+
+	if (!stage_enter(&s))
+		return;
+	route(&s, NULL, 1);
+	datapath_close(s.dp);
+	for (size_t i = 0; i < ARRAY_SIZE(added); i++)
+		harness_run("rm " HARNESS_ROOT "/" MCMESH_LAYOUT "/maps/%s", added[i]);
+	expect_at(&s, "192.0.2.1", 1, "no agent");
+
+	s.dp = harness_open(NULL);
+	cr_expect(datapath_adopted(s.dp));
+	expect_at(&s, "192.0.2.1", 1, "the next agent");
+	for (unsigned int i = 0; i <= RECEIVERS; i++)
+		cr_assert_eq(datapath_port_attach(s.dp, s.ports[i].ifindex, 1, 0, &s.ports[i], why),
+			     0, "%s", why);
+	expect_at(&s, "192.0.2.1", 1, "its programs");
+	route(&s, NULL, 2);
+	expect_at(&s, "192.0.2.1", 2, "and a change");
 	stage_leave(&s);
 }
 

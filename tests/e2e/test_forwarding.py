@@ -32,6 +32,22 @@ def test_across_nodes(lab, group):
     assert not [f for f in outsider.drain() if f[:6] == mac_of(group)]
 
 
+@pytest.mark.parametrize("groups", [["239.66.77.88", "239.66.77.89"], ["ff15::77:88", "ff15::77:89"]])
+def test_packets_are_counted_by_group(lab, groups):
+    """Those that came from ports on one node, and from other nodes on the other."""
+    for n, group in enumerate(groups, 1):
+        member = lab.member("n2p1", group)
+        lab.wait_route("n1", group, remotes=["n2"])
+        lab.exact(member, lab.stream(lab.sender("n1p1", group), [member], packets=50 * n))
+    for node in ("n1", "n2"):
+        rows = {row["group"]: row for row in
+                lab.json("counter", "list", "--prefix", "rx_group", agent=node)["counters"]}
+        for n, group in enumerate(groups, 1):
+            assert int(rows[group]["packets"]) == 50 * n, node
+            assert int(rows[group]["bytes"]) > 50 * n * 42
+            assert not rows[group]["port"] and not rows[group]["remote"]
+
+
 def test_ipv6(lab):
     group = "ff15::10:1"
     members = [lab.member(name, group) for name in ("n1p2", "n3p2")]
