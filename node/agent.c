@@ -265,8 +265,16 @@ static void membership_effect(struct agent *a, const struct gmp_fx_item *item)
 	filter_deinit(&filter);
 }
 
-/* To the other router ports of the segment, or to all its other ports. */
-static void report_effect(struct agent *a, const struct gmp_fx_item *item)
+static bool is_taken(struct agent *a, const struct gmp_fx_item *item, uint32_t ifindex)
+{
+	if (item->type == GMP_FX_REPORT)
+		return gmp_port_takes_reports(a->gmp, ifindex);
+	return item->type != GMP_FX_PASS ||
+	       gmp_port_takes_queries(a->gmp, ifindex, item->v6, agent_engine_ms(a));
+}
+
+/* A frame of a port goes on to the other ports of its segment that take it. */
+static void pass_effect(struct agent *a, const struct gmp_fx_item *item)
 {
 	struct agent_port *from = agent_port_find(a, item->port), *port, *next;
 
@@ -274,7 +282,7 @@ static void report_effect(struct agent *a, const struct gmp_fx_item *item)
 		return;
 	HASH_ITER (hh, a->ports, port, next) {
 		if (port != from && port->in_engine && port->segment == from->segment &&
-		    (item->type == GMP_FX_FLOOD || gmp_port_takes_reports(a->gmp, port->ifindex)))
+		    is_taken(a, item, port->ifindex))
 			send_frame(a, port->ifindex, gmp_fx_frame(&a->fx, item), item->frame_len);
 	}
 }
@@ -383,8 +391,9 @@ void agent_effects_run(struct agent *a)
 			proxy_tell(a, agent_port_find(a, item->port));
 			break;
 		case GMP_FX_REPORT:
+		case GMP_FX_PASS:
 		case GMP_FX_FLOOD:
-			report_effect(a, item);
+			pass_effect(a, item);
 			break;
 		case GMP_FX_TRACE:
 			break;

@@ -20,8 +20,8 @@ struct gmp_fx_item *fx_push(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t p
 	return &fx->items[fx->n++];
 }
 
-void fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port, const uint8_t *frame,
-	      size_t len)
+struct gmp_fx_item *fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port,
+			     const uint8_t *frame, size_t len)
 {
 	struct gmp_fx_item *item;
 
@@ -31,18 +31,19 @@ void fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port, const uin
 
 		if (!arena) {
 			fx->overflow = true;
-			return;
+			return NULL;
 		}
 		fx->arena = arena;
 		fx->arena_cap = cap;
 	}
 	item = fx_push(fx, type, port);
 	if (!item)
-		return;
+		return NULL;
 	memcpy(fx->arena + fx->arena_len, frame, len);
 	item->frame_off = (uint32_t)fx->arena_len;
 	item->frame_len = (uint32_t)len;
 	fx->arena_len += len;
+	return item;
 }
 
 void gmp_fx_clear(struct gmp_fx *fx)

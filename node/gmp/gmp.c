@@ -477,6 +477,36 @@ static void report_input(struct port *p, const struct wire_message *m, uint64_t 
 	}
 }
 
+/* A router's query, to the hosts of the segment's other ports that are to hear it. */
+static void query_pass(struct port *from, const struct wire_message *m, const uint8_t *frame,
+		       size_t len, uint64_t now, struct gmp_fx *fx)
+{
+	struct gmp_fx_item *item;
+	bool passed = false;
+
+	/* RFC 4541 2.1.1 (4): 0.0.0.0 is no router's, and asks only its own port. */
+	if (addr_is_unspecified(&m->source) || from->config.router == GMP_ROUTER_NEVER)
+		return;
+	for (size_t b = 0; b < PORT_BUCKETS; b++) {
+		for (struct port *p = from->gmp->ports[b]; p; p = p->next) {
+			if (p == from || p->tag != from->tag || !port_takes_queries(p, m->v6, now))
+				continue;
+			if (!passed && !take_token(from, now)) {
+				count(from, GMP_C_rate_limited);
+				return;
+			}
+			passed = true;
+			port_query_passed(p, m, now);
+		}
+	}
+	if (!passed)
+		return;
+	count(from, GMP_C_queries_passed);
+	item = fx_frame(fx, GMP_FX_PASS, from->id, frame, len);
+	if (item)
+		item->v6 = m->v6;
+}
+
 void gmp_input(struct gmp *gmp, uint32_t port, const uint8_t *frame, size_t len, uint64_t now_ms,
 	       struct gmp_fx *fx)
 {
@@ -502,7 +532,8 @@ void gmp_input(struct gmp *gmp, uint32_t port, const uint8_t *frame, size_t len,
 		return;
 	}
 	if (m.kind == WIRE_QUERY) {
-		port_query_input(p, &m, now_ms, fx);
+		if (port_query_input(p, &m, now_ms, fx))
+			query_pass(p, &m, frame, len, now_ms, fx);
 		return;
 	}
 	if (m.v6 && !addr_is_unspecified(&m.source) && !addr_is_link_local_unicast(&m.source) &&
@@ -557,6 +588,13 @@ bool gmp_port_takes_reports(const struct gmp *gmp, uint32_t port)
 	const struct port *p = port_find(gmp, port);
 
 	return p && p->takes_reports;
+}
+
+bool gmp_port_takes_queries(const struct gmp *gmp, uint32_t port, bool v6, uint64_t now_ms)
+{
+	const struct port *p = port_find(gmp, port);
+
+	return p && port_takes_queries(p, v6, now_ms);
 }
 
 bool gmp_port_is_proxied(const struct gmp *gmp, uint32_t port)

@@ -92,6 +92,7 @@ enum gmp_fx_type {
 	GMP_FX_PROXY,	   /* the port's proxy begins: tell it all by gmp_port_want() */
 	GMP_FX_SEND,	   /* a report of the proxy: send `frame` out of the port */
 	GMP_FX_REPORT,	   /* a host's report, for ports with gmp_port_takes_reports() */
+	GMP_FX_PASS,	   /* a router's query, for ports with gmp_port_takes_queries() */
 	GMP_FX_FLOOD,	   /* IGMP of an unknown type for all ports but `port`: `frame` */
 	GMP_FX_TRACE,	   /* a state change, for the log and tests */
 };
@@ -101,6 +102,7 @@ struct gmp_fx_item {
 	uint32_t port;
 	struct addr group;
 	bool on;
+	bool v6;		       /* GMP_FX_PASS */
 	uint32_t frame_off, frame_len; /* into the list's arena: gmp_fx_frame() */
 	const char *trace_old, *trace_new, *trace_event;
 };
@@ -236,4 +238,7 @@ bool gmp_port_is_proxied(const struct gmp *gmp, uint32_t port);
 
 /* A router port without a proxy. */
 bool gmp_port_takes_reports(const struct gmp *gmp, uint32_t port);
+
+/* Its hosts are to hear the queries of a router on another port of the segment. */
+bool gmp_port_takes_queries(const struct gmp *gmp, uint32_t port, bool v6, uint64_t now_ms);
 uint64_t gmp_port_counter(const struct gmp *gmp, uint32_t port, enum gmp_counter c);

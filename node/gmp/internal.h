@@ -51,6 +51,7 @@ struct family {
 	uint64_t next_general; /* UINT64_MAX: never */
 	uint32_t startup_left;
 	uint64_t other_until; /* another querier rules */
+	bool other_elsewhere; /* it is on another port: its queries are passed on to this one */
 	uint64_t older_until; /* a querier of an older version is on the link */
 	enum gmp_version older;
 	uint32_t robustness, query_interval_ms; /* the elected querier's; 0: ours */
@@ -97,8 +98,8 @@ void timer_remove(struct gmp *gmp, struct timer *t);
 
 /* effects.c */
 struct gmp_fx_item *fx_push(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port);
-void fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port, const uint8_t *frame,
-	      size_t len);
+struct gmp_fx_item *fx_frame(struct gmp_fx *fx, enum gmp_fx_type type, uint32_t port,
+			     const uint8_t *frame, size_t len);
 
 /* querier.c */
 uint64_t port_membership_ms(const struct port *port, bool v6);
@@ -117,8 +118,10 @@ struct addr port_own_source(const struct port *port, bool v6);
 uint64_t port_next(const struct port *port);
 bool port_may_query(const struct port *port, bool v6);
 void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx);
-void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
+bool port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx);
+bool port_takes_queries(const struct port *port, bool v6, uint64_t now);
+void port_query_passed(struct port *port, const struct wire_message *m, uint64_t now);
 
 /* router.c */
 bool port_is_proxied(const struct port *port);

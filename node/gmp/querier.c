@@ -127,6 +127,13 @@ void port_start(struct port *port, uint64_t now, struct gmp_fx *fx)
 	port_expire(port, now, fx);
 }
 
+static void other_forget(struct family *f)
+{
+	f->other_until = 0;
+	f->other_elsewhere = false;
+	f->robustness = f->query_interval_ms = 0;
+}
+
 /* A querier that goes on asks no more often than before; a new one starts. */
 void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t now,
 		       struct gmp_fx *fx)
@@ -144,6 +151,8 @@ void port_reconfigured(struct port *port, const bool was_querier[2], uint64_t no
 			f->older_until = other;
 		if (f->router_until > other)
 			f->router_until = other;
+		if (f->other_elsewhere && port_may_query(port, v6))
+			other_forget(f);
 		if (f->startup_left > c->startup_query_count)
 			f->startup_left = c->startup_query_count;
 		if (!port_is_querier(port, v6, now)) {
@@ -169,8 +178,7 @@ void port_expire(struct port *port, uint64_t now, struct gmp_fx *fx)
 		if (f->router_until && f->router_until <= now)
 			f->router_until = 0;
 		if (f->other_until && f->other_until <= now) {
-			f->other_until = 0;
-			f->robustness = f->query_interval_ms = 0;
+			other_forget(f);
 			f->next_general = port_may_query(port, v6) ? now : UINT64_MAX;
 		}
 		if (f->next_general > now)
@@ -203,29 +211,66 @@ static void elect(struct port *p, const struct wire_message *m, uint64_t now)
 	f->robustness = m->qrv;
 	f->query_interval_ms = m->query_interval_s * 1000;
 	f->other_until = now + port_other_querier_ms(p, m->v6);
+	f->other_elsewhere = false;
 	f->next_general = UINT64_MAX;
 	f->startup_left = 0;
 }
 
-void port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
+/* What any query does to the port that hears it. */
+static void hear(struct port *port, const struct wire_message *m, uint64_t now)
+{
+	struct group *g =
+		addr_is_unspecified(&m->group) ? NULL : group_find(port->gmp, port->id, &m->group);
+
+	timer_set(port->gmp, &port->timer, port_next(port));
+	if (g && !m->s_flag)
+		group_lower(g, m, now);
+}
+
+/*
+ * The hosts of a port hear a router on another port (RFC 4541 2.1.1) where nothing
+ * stands between them: where we do not ask, or where the router waits for their own
+ * reports. Else our querier asks them and the proxy answers the router, and a query
+ * that was passed on would only put them into the router's older version (RFC 9776
+ * 7.2.1), or let any workload do so to its neighbours.
+ */
+bool port_takes_queries(const struct port *port, bool v6, uint64_t now)
+{
+	return !port->config.proxy || !port_is_querier(port, v6, now);
+}
+
+/* The router rules where we may not ask; where we may, that is between us and
+ * who is on the port. */
+void port_query_passed(struct port *port, const struct wire_message *m, uint64_t now)
+{
+	if (port_is_querier(port, m->v6, now))
+		return; /* and ends groups itself */
+	if (!port_may_query(port, m->v6)) {
+		elect(port, m, now);
+		port->family[m->v6].other_elsewhere = true;
+	}
+	hear(port, m, now);
+}
+
+/* True: it was applied. */
+bool port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx)
 {
 	struct family *f = &port->family[m->v6];
 	struct addr own = port_own_source(port, m->v6);
-	struct group *g;
 
 	/* Who configured a router there wants to hear it. */
 	if (port->config.querier_guard && port->config.router != GMP_ROUTER_ALWAYS) {
 		count(port, GMP_C_querier_guard);
-		return;
+		return false;
 	}
 	if (m->v6 && !addr_is_link_local_unicast(&m->source)) {
 		count(port, GMP_C_bad_source); /* RFC 9777 5.1.14 */
-		return;
+		return false;
 	}
 	if (!addr_is_unspecified(&own) && addr_equal(&own, &m->source)) {
 		count(port, GMP_C_own_query);
-		return;
+		return false;
 	}
 	count(port, GMP_C_queries_received);
 	if (!addr_is_unspecified(&m->source)) {
@@ -241,8 +286,6 @@ void port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 	}
 	if (port->proxy[m->v6])
 		proxy_query(port->proxy[m->v6], m, now);
-	timer_set(port->gmp, &port->timer, port_next(port));
-	g = addr_is_unspecified(&m->group) ? NULL : group_find(port->gmp, port->id, &m->group);
-	if (g && !m->s_flag)
-		group_lower(g, m, now);
+	hear(port, m, now);
+	return true;
 }

@@ -349,6 +349,59 @@ def test_F02_router_port_by_configuration(lab, group):
         assert not is_router(lab, "n2p2")
 
 
+def test_F02_router_is_heard_by_all_ports_of_its_node_without_a_querier(lab, group):
+    """A host on another port hears it as it is, and its membership lasts by that alone."""
+    query = wire.query("n2p2", topo.workload_address("n2p2"), interval_s=1)
+    with change.segment_settings(lab, querier="off"):
+        host, far, out = lab.tap("n2p1"), lab.tap("n1p1"), lab.tap("n2", topo.UPLINK)
+        with router_on(lab, "n2p2") as router:
+            member = lab.member("n2p1", group)
+            lab.wait_route("n1", group, remotes=["n2"])
+
+            def asking():
+                start, sent = time.monotonic(), 0
+                while time.monotonic() < start + 2 * MEMBERSHIP_S:
+                    if time.monotonic() >= start + sent:
+                        router.send(query)
+                        sent += 1
+                    yield
+
+            lab.exact(member, lab.stream(lab.sender("n1p1", group), [member], meanwhile=asking(),
+                                         deadline_s=2 * MEMBERSHIP_S + 10))
+            assert host.drain().count(query) >= 2 * MEMBERSHIP_S
+            assert query not in router.drain() and query not in far.drain()
+            assert not [f for f in out.drain(outgoing=True) if query[14:] in f]
+            asked = wire.query("n2p2", topo.workload_address("n2p2"), group=group, response=1)
+            router.send(asked)
+            lab.wait("a host is asked for its group, too", lambda: asked in host.drain())
+
+            def lowered():
+                start = time.monotonic()
+                while time.monotonic() < start + 2 * LEAVE_S:
+                    yield
+
+            member.reset()
+            lab.exact(member, lab.stream(lab.sender("n1p1", group), [member], meanwhile=lowered()))
+            left = time.monotonic()
+            member.leave()
+            router.send(asked)
+            lab.wait_route("n1", group, deadline_s=MEMBERSHIP_S + SLACK_S)
+            assert time.monotonic() - left < LEAVE_S + 1, "what the router asks ends nothing"
+
+
+def test_F02_router_is_not_heard_where_the_querier_asks(lab):
+    """The hosts have its questions; the router has the proxy's answers."""
+    query = wire.query("n2p2", topo.workload_address("n2p2"), interval_s=6)
+    host = lab.tap("n2p1")
+    with router_on(lab, "n2p2"):
+        lab.wait("both queriers have asked", lambda: [
+            f for f in host.drain() if (wire.igmp_of(f) or b"\0")[0] == 0x11])
+        assert query not in host.drain()
+        with change.segment_settings(lab, proxy="off"):
+            lab.tap("n2p2").send(query)
+            lab.wait("hosts answer it themselves", lambda: query in host.drain())
+
+
 def test_F02_router_port_outlives_the_agent(lab, group):
     """The stream from another node goes on, and it becomes no member by it."""
     with router_on(lab, "n3p2", interval_s=8) as router:

@@ -18,6 +18,8 @@
  *    address it comes from), also in a router that stays the querier.
  *  - A leave of IGMPv2 or MLDv1 is TO_IN({}) in each mode but IGMPv1's.
  *  - What the elected querier says of QRV and QQI holds as long as it is heard.
+ *  - A port where we do not ask hears the routers of the other ports (RFC 4541 2.1.1):
+ *    without a querier of ours it obeys them, else it takes their lowering alone.
  *    Running timers keep their expiry.
  *  - The older-host timers are a part of the group record: they end with it.
  */
@@ -265,6 +267,38 @@ void oracle_old_leave(struct oracle *o, int port, int group, uint64_t now)
 		oracle_record(o, port, group, ORACLE_TO_IN, 0, now);
 }
 
+/* What the elected querier says (4.1.6, 4.1.7: zero stands for our own). */
+static void obey(struct oracle_port *p, const struct oracle_query *query, uint64_t now)
+{
+	p->robustness = query->qrv;
+	p->query_interval = 1000 * qqic_seconds(query->qqic);
+	p->other_querier_until = now + other_querier_interval(p);
+}
+
+static void lower(struct oracle_port *p, const struct oracle_query *query, uint64_t now)
+{
+	if (query->group < 0 || query->suppress)
+		return;
+	if (query->sources)
+		lower_sources(p, &p->groups[query->group], query->sources, now);
+	else
+		lower_group(p, &p->groups[query->group], now);
+}
+
+/* All ports are of one segment: a router's query reaches those that nobody of us asks. */
+static void pass(struct oracle *o, int from, const struct oracle_query *query, uint64_t now)
+{
+	for (int port = 0; port < ORACLE_PORTS; port++) {
+		struct oracle_port *p = &o->ports[port];
+
+		if (port == from || !p->present || is_querier(o, p, now))
+			continue;
+		if (!p->config.querier)
+			obey(p, query, now);
+		lower(p, query, now);
+	}
+}
+
 void oracle_query(struct oracle *o, int port, const struct oracle_query *query, uint64_t now)
 {
 	struct oracle_port *p = &o->ports[port];
@@ -276,18 +310,11 @@ void oracle_query(struct oracle *o, int port, const struct oracle_query *query, 
 	/* RFC 9776 6.6.2; 0.0.0.0 takes no part (RFC 4541 2.1.1 (4)). */
 	if (!addr_is_unspecified(&query->from) &&
 	    (!c->querier || addr_is_unspecified(own) || addr_is_null(own) ||
-	     memcmp(query->from.b, own->b, sizeof(own->b)) < 0)) {
-		/* 4.1.6, 4.1.7: zero stands for our own. */
-		p->robustness = query->qrv;
-		p->query_interval = 1000 * qqic_seconds(query->qqic);
-		p->other_querier_until = now + other_querier_interval(p);
-	}
-	if (query->group < 0 || query->suppress)
-		return;
-	if (query->sources)
-		lower_sources(p, &p->groups[query->group], query->sources, now);
-	else
-		lower_group(p, &p->groups[query->group], now);
+	     memcmp(query->from.b, own->b, sizeof(own->b)) < 0))
+		obey(p, query, now);
+	lower(p, query, now);
+	if (!addr_is_unspecified(&query->from))
+		pass(o, port, query, now);
 }
 
 static void group_advance(struct oracle *o, int port, int group, uint64_t now)

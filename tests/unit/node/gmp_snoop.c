@@ -262,6 +262,189 @@ Test(conformance, F02_router_port_lasts_as_long_as_its_queries_say)
 	}
 }
 
+static struct query router_query(bool v6)
+{
+	return (struct query){ .source = addr_of(v6 ? "fe80::1" : "10.0.0.1"),
+			       .version = v6 ? GMP_MLDV2 : GMP_IGMPV3,
+			       .qrv = 2,
+			       .qqic = 20 };
+}
+
+/* Does R's query go on, and do the hosts of the port get it? */
+static bool passed_to(const struct rig *rig, uint32_t port)
+{
+	return rig_effects(rig, R, GMP_FX_PASS) == 1 &&
+	       gmp_port_takes_queries(rig->gmp, port, rig->v6, rig->now);
+}
+
+Test(conformance, F02_queries_reach_the_other_ports_where_we_do_not_ask)
+{
+	EACH_FAMILY(v6)
+	{
+		struct query q = router_query(v6);
+		struct gmp_config config = rig_config();
+		struct frame f;
+		struct rig *rig;
+
+		config.querier = false;
+		rig = rig_new(v6, &config);
+		frame_query(&f, &q);
+		rig_frame(rig, R, &f);
+		cr_assert(passed_to(rig, P1) && passed_to(rig, P2));
+		for (size_t i = 0; i < rig->fx.n; i++) {
+			const struct gmp_fx_item *item = &rig->fx.items[i];
+
+			if (item->type != GMP_FX_PASS)
+				continue;
+			cr_assert_eq(item->v6, v6);
+			cr_assert_eq(item->frame_len, f.len);
+			cr_assert_arr_eq(gmp_fx_frame(&rig->fx, item), f.b, f.len, "as it was");
+		}
+		cr_assert_eq(gmp_port_counter(rig->gmp, R, GMP_C_queries_passed), 1);
+		cr_assert_not(gmp_port_is_router(rig->gmp, P1), "the router is on R");
+
+		/* Its hosts answer at the router's interval, and its questions count there. */
+		rig_report(rig, P1, WIRE_TO_EX, "");
+		cr_assert_str_eq(rig_state(rig, P1), "EX:60{}{}");
+		q.group = group_of(v6);
+		q.s_flag = true;
+		rig_query(rig, R, &q);
+		cr_assert(passed_to(rig, P1));
+		cr_assert_str_eq(rig_state(rig, P1), "EX:60{}{}");
+		q.s_flag = false;
+		rig_query(rig, R, &q);
+		cr_assert_str_eq(rig_state(rig, P1), "EX:2{}{}");
+		rig_report(rig, P1, WIRE_IS_EX, "");
+		rig_wait(rig, 45000); /* the router is silent: our own values again */
+		rig_report(rig, P1, WIRE_IS_EX, "");
+		cr_assert_str_eq(rig_state(rig, P1), "EX:270{}{}");
+		rig_free(rig);
+	}
+}
+
+Test(conformance, F02_queries_stay_where_our_querier_asks_and_the_proxy_answers)
+{
+	EACH_FAMILY(v6)
+	{
+		struct query q = router_query(v6), lower = q;
+		struct rig *rig = rig_new(v6, NULL);
+
+		q.group = group_of(v6);
+		rig_report(rig, P1, WIRE_TO_EX, "");
+		rig_query(rig, R, &q);
+		cr_assert_eq(rig_effects(rig, R, GMP_FX_PASS), 0);
+		cr_assert_str_eq(rig_state(rig, P1), "EX:270{}{}");
+		/* On P1 another one asks: two routers are to hear each other. */
+		rig_query(rig, P1, &lower);
+		cr_assert_eq(rig_effects(rig, P1, GMP_FX_PASS), 1);
+		cr_assert(gmp_port_takes_queries(rig->gmp, R, v6, rig->now), "R's rules there");
+		cr_assert_not(gmp_port_takes_queries(rig->gmp, P2, v6, rig->now));
+		rig_query(rig, R, &q);
+		cr_assert(passed_to(rig, P1));
+		cr_assert_not(passed_to(rig, P2));
+		cr_assert_str_eq(rig_state(rig, P1), "EX:2{}{}");
+		rig_free(rig);
+	}
+}
+
+/* The router waits for the hosts' own reports; we go on asking beside it. */
+Test(conformance, F02_queries_reach_the_other_ports_without_a_proxy)
+{
+	EACH_FAMILY(v6)
+	{
+		struct query q = router_query(v6);
+		struct rig *rig = rig_forwarding(v6);
+
+		rig_query(rig, R, &q);
+		cr_assert(passed_to(rig, P1) && passed_to(rig, P2));
+		rig_report(rig, P1, WIRE_TO_EX, "");
+		q.group = group_of(v6);
+		rig_query(rig, R, &q);
+		cr_assert(passed_to(rig, P1));
+		cr_assert_str_eq(rig_state(rig, P1), "EX:270{}{}", "we end it ourselves");
+		rig_wait(rig, 125000);
+		cr_assert(rig_effects(rig, P1, GMP_FX_QUERY));
+		rig_free(rig);
+	}
+}
+
+Test(conformance, F02_queries_of_no_router_stay_on_their_port)
+{
+	struct query q = router_query(false);
+	struct gmp_config config = rig_config();
+	struct rig *rig;
+
+	config.querier = false;
+	rig = rig_new(false, &config);
+	q.source = addr_of("0.0.0.0");
+	rig_query(rig, R, &q);
+	cr_assert_eq(rig_effects(rig, R, GMP_FX_PASS), 0, "RFC 4541 2.1.1 (4)");
+	q = router_query(false);
+	cr_assert_eq(gmp_port_add(rig->gmp, 14, 8, &config, rig->now, &rig->fx), 0);
+	rig_query(rig, 14, &q);
+	cr_assert_eq(rig_effects(rig, 14, GMP_FX_PASS), 0, "the others are of another segment");
+	config.router = GMP_ROUTER_NEVER;
+	cr_assert_eq(gmp_port_configure(rig->gmp, R, &config, rig->now, &rig->fx), 0);
+	rig_query(rig, R, &q);
+	cr_assert_eq(rig_effects(rig, R, GMP_FX_PASS), 0, "a router is never there");
+	config.router = GMP_ROUTER_AUTO;
+	config.querier_guard = true;
+	cr_assert_eq(gmp_port_configure(rig->gmp, R, &config, rig->now, &rig->fx), 0);
+	rig_query(rig, R, &q);
+	cr_assert_eq(rig_effects(rig, R, GMP_FX_PASS), 0, "the guard");
+	config.router = GMP_ROUTER_ALWAYS;
+	cr_assert_eq(gmp_port_configure(rig->gmp, R, &config, rig->now, &rig->fx), 0);
+	rig_query(rig, R, &q);
+	cr_assert(passed_to(rig, P1), "who configured a router wants it heard");
+	rig_free(rig);
+}
+
+Test(snoop, passed_queries_are_limited)
+{
+	struct query q = router_query(false);
+	struct gmp_config config = rig_config();
+	struct rig *rig;
+
+	config.querier = false;
+	config.max_reports_per_second = 1;
+	rig = rig_new(false, &config);
+	rig_query(rig, R, &q);
+	cr_assert(passed_to(rig, P1));
+	rig_query(rig, R, &q);
+	cr_assert_eq(rig_effects(rig, R, GMP_FX_PASS), 0);
+	cr_assert_eq(gmp_port_counter(rig->gmp, R, GMP_C_rate_limited), 1);
+	cr_assert_eq(gmp_port_counter(rig->gmp, R, GMP_C_queries_received), 2, "it was applied");
+	rig_wait(rig, 1000);
+	rig_query(rig, R, &q);
+	cr_assert(passed_to(rig, P1));
+	rig_free(rig);
+}
+
+/* A router elsewhere ruled only while we might not ask. */
+Test(snoop, querier_that_is_switched_on_asks_beside_a_router_elsewhere)
+{
+	EACH_FAMILY(v6)
+	{
+		struct query q = router_query(v6);
+		struct gmp_config config = rig_config();
+		struct rig *rig;
+
+		config.querier = false;
+		rig = rig_new(v6, &config);
+		rig_query(rig, R, &q);
+		gmp_fx_clear(&rig->fx);
+		config.querier = true;
+		for (uint32_t port = P1; port <= R; port++)
+			cr_assert_eq(
+				gmp_port_configure(rig->gmp, port, &config, rig->now, &rig->fx), 0);
+		cr_assert_gt(rig_effects(rig, P1, GMP_FX_QUERY), 0);
+		cr_assert_eq(rig_effects(rig, R, GMP_FX_QUERY), 1, "the other family alone");
+		rig_report(rig, P1, WIRE_TO_EX, "");
+		cr_assert_str_eq(rig_state(rig, P1), "EX:270{}{}");
+		rig_free(rig);
+	}
+}
+
 Test(conformance, F07_the_address_is_the_key_not_the_mac)
 {
 	struct addr twin = addr_of("225.10.10.10");
