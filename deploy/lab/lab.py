@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """./dev lab: a mesh on one machine, with the real kernel datapath."""
 import argparse
+import collections
 import contextlib
 import fcntl
 import os
@@ -21,6 +22,7 @@ from topology import LabError  # noqa: E402
 DEADLINE_S, MACHINES_DEADLINE_S = 20, 300  # an emulated machine is slow
 LOCK = "/run/mcmesh-lab.lock"
 USAGE = 2
+PORTS_NAMED = 4  # of a node, by status
 
 
 class UsageError(Exception):
@@ -45,22 +47,28 @@ def print_table(rows):
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
+def ports_text(ports):
+    """Each, or how many where they are too many for a line."""
+    if len(ports) <= PORTS_NAMED:
+        return ", ".join(f"{p['name']} {p['state']}" for p in ports) or "-"
+    states = collections.Counter(p["state"] for p in ports)
+    return ", ".join(f"{number} {state}" for state, number in states.items())
+
+
 def print_status(state):
     nodes = programs.ctl_json(["node", "list"]) or {"nodes": []}
     known = {n["name"]: n for n in nodes["nodes"]}
-    rows = [("NAME", "NAMESPACE", "ADDRESS", "PROGRAM", "MESH", "PORTS")]
-    for name in programs.etcds(state) + programs.controllers(state):
+    rows = [("NAME", "NAMESPACE", "ADDRESS", "PROGRAM", "METRICS", "MESH", "PORTS")]
+    for name in programs.etcds(state) + programs.controllers(state) + programs.agents(state):
         pid = programs.pid_of(programs.RUN / name)
-        rows.append((name, topo.netns(name), topo.etcd_address(name) if topo.ETCD.match(name)
-                     else topo.controller_address(name),
-                     f"pid {pid}" if pid else "stopped", "-", "-"))
-    for name in programs.agents(state):
-        pid = programs.pid_of(programs.RUN / name)
-        answer = programs.ctl_json(["port", "list"], agent=name) if pid else None
-        ports = ", ".join(f"{p['name']} {p['state']}" for p in answer["ports"]) if answer else "-"
-        rows.append((name, topo.netns(name), known.get(name, {}).get("address", topo.vtep(name)),
-                     f"pid {pid}" if pid else "stopped", known.get(name, {}).get("state", "-"),
-                     ports))
+        address, mesh, ports = topo.host_addresses(name)[0], "-", "-"
+        if topo.NODE.match(name):
+            address = known.get(name, {}).get("address", address)
+            mesh = known.get(name, {}).get("state", "-")
+            answer = programs.ctl_json(["port", "list"], agent=name) if pid else None
+            ports = ports_text(answer["ports"]) if answer else "-"
+        rows.append((name, topo.netns(name), address, f"pid {pid}" if pid else "stopped",
+                     pid and programs.metrics(state, name) or "-", mesh, ports))
     print_table(rows)
 
 
@@ -73,7 +81,9 @@ def parse_up(args):
                         help="default: sqlite, or etcd when there are several controllers")
     parser.add_argument("--tls", action="store_true",
                         help="mutual TLS; certificates in /run/mcmesh-lab/pki")
-    parser.add_argument("--kernel-vxlan", action="store_true")
+    parser.add_argument("--kernel-vxlan", action="store_true",
+                        help="copies to other nodes go through the kernel's VXLAN device, as by "
+                        "--agent-set overlay.path=device")
     parser.add_argument("--underlay", choices=["ethernet", "wireguard"], default="ethernet",
                         help="wireguard: everything between machines is encrypted")
     parser.add_argument("--ipv6-underlay", action="store_true", help="VTEPs are IPv6")
@@ -120,8 +130,12 @@ def check_wireguard(o):
 
 
 def state_of(o):
+    """What was asked for comes last, and wins."""
+    agent_set = ["limits.ports=4096"]
+    if o.kernel_vxlan:
+        agent_set.append("overlay.path=device")
     return {"nodes": o.nodes, "ports": o.ports, "controllers": o.controllers, "store": o.store,
-            "ipv6_underlay": o.ipv6_underlay, "tls": o.tls, "agent_set": ["limits.ports=4096"] + o.agent_set,
+            "ipv6_underlay": o.ipv6_underlay, "tls": o.tls, "agent_set": agent_set + o.agent_set,
             "controller_set": o.controller_set, "mounted_bpffs": False,
             "machines": o.machines, "taps": o.tap}
 

@@ -26,6 +26,8 @@ STATE = RUN / "lab.json"
 BPFFS = pathlib.Path("/sys/fs/bpf")
 PINS = BPFFS / "mcmesh-lab"
 PORT = 7797
+METRICS_PORTS = {"agent": 9798, "controller": 9797}
+EVERYWHERE = "0.0.0.0"  # of a namespace, which only the lab reaches
 ETCD_MEMBERS = 3
 ETCD_PORT = 2379
 ETCD_PEER_PORT = 2380
@@ -37,8 +39,12 @@ STOP_S = 10
 MNT_DETACH = 2
 
 
+def binaries():
+    return pathlib.Path(os.environ.get("MCMESH_BIN", ROOT / "build/release/bin"))
+
+
 def program(name):
-    path = pathlib.Path(os.environ.get("MCMESH_BIN", ROOT / "build/release/bin")) / name
+    path = binaries() / name
     if not path.exists():
         raise LabError(f"{path} is not there: run ./dev build, or name another place in MCMESH_BIN")
     return str(path)
@@ -84,6 +90,16 @@ def etcds(state):
     return [f"e{i}" for i in range(1, ETCD_MEMBERS + 1)] if state["store"] == "etcd" else []
 
 
+def folder(name, *inner):
+    """A program's, for itself and its group: its sockets are in it, what they may is by it."""
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    path = RUN
+    for part in (name, *inner):
+        path = path / part
+        path.mkdir(mode=0o750, exist_ok=True)
+    return path
+
+
 # ---- processes --------------------------------------------------------------
 
 
@@ -98,8 +114,7 @@ def pid_of(directory):
 
 def spawn(name, kind, command, directory=None):
     """`name`: whose namespace, and, unless `directory` says another, whose folder."""
-    directory = RUN / (directory or name)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = folder(directory or name)
     if pid_of(directory):
         raise LabError(f"{kind} {name} runs already")
     with open(directory / f"{kind}.log", "ab") as log:
@@ -175,6 +190,7 @@ def agent_config(state, node):
         "socket": str(RUN / node / "agent.sock"),
         "state_dir": str(RUN / node / "state"),
         "bpf_root": str(PINS / node),
+        "metrics": f"{EVERYWHERE}:{METRICS_PORTS['agent']}",
         "ports": [{"match": f"{node}p*", "segment": 1}],
     }
     if state.get("tls"):
@@ -200,6 +216,7 @@ def controller_config(state, name):
         "name": name,
         "listen": [f"{topo.controller_address(name)}:{PORT}"],
         "store": store_spec(state, name),
+        "metrics": f"{EVERYWHERE}:{METRICS_PORTS['controller']}",
     }
     if state.get("tls"):
         config["tls"] = certificates.files(name)
@@ -209,23 +226,30 @@ def controller_config(state, name):
     return config
 
 
+def metrics(state, name):
+    """Where a program of the lab shows its metrics; None: nowhere."""
+    if topo.ETCD.match(name):
+        return None
+    make = agent_config if topo.NODE.match(name) else controller_config
+    where = make(state, name)["metrics"]
+    return where and where.replace(EVERYWHERE, topo.host_addresses(name)[0])
+
+
 def write_config(name, kind, config):
-    directory = RUN / name
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{kind}.yaml"
+    path = folder(name) / f"{kind}.yaml"
     path.write_text("\n".join(yaml_lines(config)) + "\n")
     return str(path)
 
 
 @machines.there(1, with_state=True)
 def start_agent(state, node):
-    (RUN / node / "state").mkdir(parents=True, exist_ok=True)
+    folder(node, "state")
     config = write_config(node, "agent", agent_config(state, node))
     return spawn(node, "agent", [program("mcmesh-agent"), "--config", config])
 
 
 def start_controller(state, name):
-    store_file(name).parent.mkdir(parents=True, exist_ok=True)
+    folder(name, "state")
     config = write_config(name, "controller", controller_config(state, name))
     insecure = [] if state.get("tls") else ["--insecure"]
     return spawn(name, "controller",
@@ -233,7 +257,6 @@ def start_controller(state, name):
 
 
 def start_etcd(state, name):
-    (RUN / name).mkdir(parents=True, exist_ok=True)
     scheme, tls = "http", []
     if state.get("tls"):
         scheme, files = "https", certificates.files(name)
@@ -296,18 +319,17 @@ def live_controller(state):
 
 
 def _ctl_line(args, agent, controller):
-    if not agent and not controller:
-        controller = live_controller(load())
+    """Both targets, as a command is for either; the agent's is a file, whatever the namespace."""
+    controller = controller or live_controller(load())
+    target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]
+    if certificates.PKI.is_dir():
+        target += certificates.arguments()
     if machines.node_of(agent):
-        target = ["--agent", f"{machines.address(agent)}:{machines.AGENT_PORT}"]
-        agent = "underlay"
-    elif agent:
-        target = ["--agent", f"unix:{RUN / agent / 'agent.sock'}"]
-    else:
-        target = ["--controller", f"{topo.controller_address(controller)}:{PORT}"]
-        if certificates.PKI.is_dir():
-            target += certificates.arguments()
-    return agent or controller, [program("mcmeshctl"), *target, *args]
+        return "underlay", [program("mcmeshctl"), *target, "--agent",
+                            f"{machines.address(agent)}:{machines.AGENT_PORT}", *args]
+    if agent:
+        target += ["--agent", f"unix:{RUN / agent / 'agent.sock'}"]
+    return controller, [program("mcmeshctl"), *target, *args]
 
 
 def ctl_command(args, agent=None, controller=None):
@@ -320,13 +342,16 @@ def ctl(args, agent=None, timeout=20, controller=None):
 
 
 def ctl_json(args, agent=None, timeout=20, controller=None):
-    """The answer as Python objects, or None when the program says no."""
-    done = ctl(["-o", "json", *args], agent, timeout, controller)
+    """The answer as Python objects, or None when the program says no, or nothing in time."""
+    try:
+        done = ctl(["-o", "json", *args], agent, timeout, controller)
+    except subprocess.TimeoutExpired:
+        return None
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def not_ready(state):
-    """What `up` still waits for, or None."""
+def not_ready(state, seen=None):
+    """What `up` still waits for, or None. `seen`: nodes whose ports were, not asked again."""
     ports = state["ports"]
     if state["controllers"]:
         answer = ctl_json(["node", "list"])
@@ -336,13 +361,15 @@ def not_ready(state):
         missing = [n for n in agents(state) if n not in good]
         if missing:
             return f"agent {missing[0]} is connected to the controller"
-    for node in agents(state):
+    seen = set() if seen is None else seen
+    for node in (n for n in agents(state) if n not in seen):
         answer = ctl_json(["port", "list"], agent=node)
         if answer is None:
             return f"agent {node} answers"
         good = sum(p["state"] == "UP" for p in answer["ports"])
         if good < ports:
             return f"{ports} ports of {node} are UP ({good} are)"
+        seen.add(node)
     return None
 
 
@@ -362,14 +389,14 @@ def log_tail(name, lines=8):
 
 
 def wait_ready(state, deadline_s):
-    missing = ""
+    missing, seen = "", set()
 
     def ready():
         nonlocal missing
         dead = died(state)
         if dead:
             raise LabError(f"{dead} ended:\n{log_tail(dead)}")
-        missing = not_ready(state)
+        missing = not_ready(state, seen)
         return missing is None
 
     wait_until(lambda: missing, ready, deadline_s)
