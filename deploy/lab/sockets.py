@@ -201,11 +201,12 @@ class Sender:
 
 
 class Frame(bytes):
-    """`at`: on time.monotonic() when the kernel had it, however late it is read."""
+    """`at`: on time.monotonic() when the kernel had it, however late it is read. `outgoing`:
+    the interface sent it."""
 
-    def __new__(cls, data, at):
+    def __new__(cls, data, at, outgoing):
         self = super().__new__(cls, data)
-        self.at = at
+        self.at, self.outgoing = at, outgoing
         return self
 
 
@@ -222,17 +223,18 @@ class Tap:
             self.frames = []
 
     def drain(self, outgoing=False):
-        """All frames so far that came in (or went out)."""
+        """All frames so far that came in (or went out; None: both)."""
         while True:
             try:
                 data, notes, _, address = self.sock.recvmsg(65535,
                                                             socket.CMSG_SPACE(TIMESTAMP.size))
             except BlockingIOError:
                 return self.frames
-            if (address[2] == PACKET_OUTGOING) == outgoing:
+            went_out = address[2] == PACKET_OUTGOING
+            if outgoing in (None, went_out):
                 seconds, ns = TIMESTAMP.unpack(notes[0][2])
                 ago = time.time() - seconds - ns / 1e9
-                self.frames.append(Frame(data, time.monotonic() - ago))
+                self.frames.append(Frame(data, time.monotonic() - ago, went_out))
 
     def send(self, frame):
         self.sock.send(bytes(frame))

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""./dev lab, as who has just read its help uses it."""
+"""./dev lab and ./dev demo, as who has just read their help uses them."""
 import os
 import re
 import stat
+import subprocess
 import sys
 
 import lab as lab_py
 import programs
 import pytest
 import topology as topo
-from conftest import TLS, lab_command, mesh_up
+from conftest import TLS, TOP, lab_command, mesh_up
 
+DEMO_S = 180
 METRICS = {"c1": 9797, "n1": 9798, "n2": 9798}
 SCRAPE = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())"
 
@@ -89,3 +91,23 @@ def test_kernel_vxlan(nothing, mesh):
         assert made["copy_remote_by_device"] == made["copy_remote"] >= len(numbers)
     finally:
         mesh.close()
+
+
+def test_demo(nothing):
+    done = subprocess.run([sys.executable, TOP / "deploy/lab/demo.py"], text=True,
+                          capture_output=True, timeout=DEMO_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = done.stdout.strip().splitlines()[-3:]
+    assert re.match(r"4 members, loss 0\.00 %, convergence [\d.]+ to [\d.]+ ms$", last[0])
+    assert "the lab is gone" in last[-1]
+    table = done.stdout[done.stdout.index("COPIES TO PORTS"):].splitlines()
+    made = [[int(n) for n in row.split()[1:]] for row in table[1:4]]
+    due = dict(re.findall(r"^(n\dp\d) .* ms +(\d+) +0 +0\.00 % +0 +ok$", done.stdout, re.M))
+    assert len(due) == 4
+    # Each member's packets are copies to its port, and each node's members share one way there.
+    ports = {node: sum(int(n) for m, n in due.items() if m.startswith(node))
+             for node in ("n1", "n2", "n3")}
+    assert [row[0] for row in made] == list(ports.values())
+    assert made[0][1] == int(due["n2p1"]) + int(due["n3p1"]) and made[1][1] == made[2][1] == 0
+    assert [row[2] for row in made] == [0, 0, 0]
+    assert not topo.existing()
