@@ -19,18 +19,24 @@ import topology as topo  # noqa: E402
 import wireguard  # noqa: E402
 from topology import LabError  # noqa: E402
 
-DEADLINE_S, MACHINES_DEADLINE_S = 20, 300  # an emulated machine is slow
+# Of what waits until programs answer, which is not long unless the machine is busy; each
+# node's agent has its BPF programs to be verified.
+DEADLINE_S, DEADLINE_S_A_NODE = 60, 2
+MACHINES_DEADLINE_S = 300  # an emulated machine is slow
 LOCK = "/run/mcmesh-lab.lock"
 USAGE = 2
 PORTS_NAMED = 4  # of a node, by status
+# What of mcmeshctl's targets the lab knows by name: the option, and whose names.
+NAMED = {"--agent": ("agent", topo.NODE), "--controller": ("controller", topo.CONTROLLER)}
 
 
 class UsageError(Exception):
     """Wrong command line, or something this version does not have: exit 2."""
 
 
-def deadline_s():
-    usual = MACHINES_DEADLINE_S if machines.nodes() else DEADLINE_S
+def deadline_s(nodes=0):
+    """`nodes`: how many there are to come up."""
+    usual = MACHINES_DEADLINE_S if machines.nodes() else DEADLINE_S + nodes * DEADLINE_S_A_NODE
     return int(os.environ.get("MCMESH_LAB_DEADLINE_S", usual))
 
 
@@ -39,6 +45,11 @@ def locked():
     with open(LOCK, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def say(text):
+    """That there was nothing to do: what was asked for holds, so it is no failure."""
+    print(f"lab: {text}", file=sys.stderr)
 
 
 def print_table(rows):
@@ -177,29 +188,36 @@ def cmd_up(args):
             for name in programs.etcds(state):
                 programs.start_etcd(state, name)
             for name in programs.etcds(state):
-                programs.wait_until(f"etcd {name} is healthy",
-                                    lambda: programs.etcd_is_healthy(name), deadline_s())
+                wait_answers("etcd", name, o.nodes)
             for name in programs.controllers(state):
                 programs.start_controller(state, name)
             for name in programs.agents(state):
                 programs.start_agent(state, name)
-            programs.wait_ready(state, deadline_s())
+            programs.wait_ready(state, deadline_s(o.nodes))
         except BaseException:
             programs.down()
             raise
     print_status(state)
 
 
+def no_arguments(args, verb):
+    if args:
+        raise UsageError(f"usage: ./dev lab {verb}, and nothing after it, not '{args[0]}'")
+
+
 def cmd_down(args):
+    no_arguments(args, "down")
     with locked():
         programs.down()
 
 
 def cmd_status(args):
+    no_arguments(args, "status")
     print_status(programs.load())
 
 
 def existing_name(name):
+    programs.load()  # says when there is no lab at all
     if name not in topo.known() or name == "underlay":
         raise LabError(f"the lab has no '{name}'; it has {', '.join(topo.known()) or 'nothing'}")
     return name
@@ -213,6 +231,7 @@ def cmd_exec(args):
         command = command[1:]
     controller = name if topo.CONTROLLER.match(name) else programs.live_controller(programs.load())
     os.environ["MCMESH_CONTROLLER"] = f"{topo.controller_address(controller)}:{programs.PORT}"
+    os.environ["PATH"] += os.pathsep + str(programs.binaries())
     if certificates.PKI.is_dir():
         certificates.export()
     if topo.NODE.match(name):
@@ -221,14 +240,37 @@ def cmd_exec(args):
     os.execvp(line[0], line)
 
 
+def named_target(state, option, value):
+    """The one in the lab of that name; None: `value` is a target already."""
+    kind, names = NAMED[option]
+    if "/" in value or ":" in value:
+        return None
+    known = KINDS[kind][0](state)
+    if not names.match(value) or value not in known:
+        raise LabError(f"the lab has no {kind} '{value}'; it has {', '.join(known)}")
+    return value
+
+
+def split_ctl(state, args):
+    """(what is left for mcmeshctl, the agent named, the controller named): the lab's names may
+    stand wherever mcmeshctl takes its targets. All else is left as it is."""
+    left, named, words = [], {}, iter(args)
+    for word in words:
+        if word == "--":
+            left += [word, *words]
+            break
+        option, sep, value = word.partition("=")
+        value = value if sep else next(words, None) if option in NAMED else None
+        name = named_target(state, option, value) if option in NAMED and value is not None else None
+        if name:
+            named[option] = name
+        else:
+            left += [word] if sep or value is None else [word, value]
+    return left, named.get("--agent"), named.get("--controller")
+
+
 def cmd_ctl(args):
-    agent = None
-    if args[:1] == ["--agent"] and len(args) > 1:
-        agent, args = existing_name(args[1]), args[2:]
-    elif args and args[0].startswith("--agent="):
-        agent, args = existing_name(args[0].split("=", 1)[1]), args[1:]
-    programs.load()
-    line = programs.ctl_command(args, agent)
+    line = programs.ctl_command(*split_ctl(programs.load(), args))
     os.execvp(line[0], line)
 
 
@@ -253,30 +295,42 @@ KINDS = {
 }
 
 
-def start(state, kind, name):
-    _, begin, check = KINDS[kind]
-    begin(state, name)
+def wait_answers(kind, name, nodes=0):
+    """Until it does; a program that ended is no longer waited for."""
+    check = KINDS[kind][2]
 
     def answers():
         if not programs.pid_of(programs.RUN / name):
             raise LabError(f"{kind} {name} ended:\n{programs.log_tail(name)}")
         return check(name)
 
-    programs.wait_until(f"{kind} {name} answers", answers, deadline_s())
+    programs.wait_until(f"{kind} {name} answers", answers, deadline_s(nodes))
+
+
+def start(state, kind, name):
+    if programs.pid_of(programs.RUN / name):
+        say(f"{kind} {name} runs already")
+    else:
+        KINDS[kind][1](state, name)
+    wait_answers(kind, name)
 
 
 def cmd_start(args):
     start(*target(args, "start"))
 
 
+def end(args, verb, sig):
+    _, kind, name = target(args, verb)
+    if not programs.end(name, sig):
+        say(f"{kind} {name} does not run")
+
+
 def cmd_stop(args):
-    if not programs.end(target(args, "stop")[2]):
-        raise LabError(f"{' '.join(args)} does not run")
+    end(args, "stop", signal.SIGTERM)
 
 
 def cmd_kill(args):
-    if not programs.end(target(args, "kill")[2], signal.SIGKILL):
-        raise LabError(f"{' '.join(args)} does not run")
+    end(args, "kill", signal.SIGKILL)
 
 
 def cmd_restart(args):
@@ -298,6 +352,9 @@ def parted_file():
 
 def cmd_cut(args):
     name, *others = node_arguments(args, "cut", " [nN | cN | eN …]")
+    if not others and topo.is_cut(name):
+        say(f"{name} is cut off already")
+        return
     if not others:
         topo.cut(name)
         return
@@ -307,8 +364,13 @@ def cmd_cut(args):
 
 
 def cmd_heal(args):
-    topo.heal(node_arguments(args, "heal")[0])
-    if parted_file().exists():
+    name = node_arguments(args, "heal")[0]
+    parted = parted_file().exists()
+    if topo.is_cut(name):
+        topo.heal(name)
+    elif not parted:
+        say(f"{name} is not cut off")
+    if parted:
         topo.rejoin(set(parted_file().read_text().split()))
         parted_file().unlink()
 
@@ -318,7 +380,7 @@ COMMANDS = {
     "down": (cmd_down, "end and remove everything, also after a crash"),
     "status": (cmd_status, "what runs, and what the mesh says of it"),
     "exec": (cmd_exec, "exec n1p1 CMD…: a command in a workload (n1: node, c1: controller)"),
-    "ctl": (cmd_ctl, "ctl [--agent n1] ARGS…: mcmeshctl against the lab"),
+    "ctl": (cmd_ctl, "ctl [--agent n1] ARGS…: mcmeshctl against the lab; --agent anywhere"),
     "start": (cmd_start, "start agent n1 | controller c1 | etcd e1"),
     "stop": (cmd_stop, "end it with SIGTERM"),
     "kill": (cmd_kill, "end it with SIGKILL"),
@@ -329,6 +391,9 @@ COMMANDS = {
 }
 
 
+OWN_HELP = ("up", "ctl")
+
+
 def main(argv):
     if not argv or argv[0] in ("help", "-h", "--help"):
         print("usage: ./dev lab COMMAND …")
@@ -337,6 +402,9 @@ def main(argv):
         return 0 if argv else USAGE
     if argv[0] not in COMMANDS:
         raise UsageError(f"no lab command '{argv[0]}': run ./dev lab help")
+    if argv[0] not in OWN_HELP and argv[1:2] in (["--help"], ["-h"]):
+        print(f"./dev lab {argv[0]}: {COMMANDS[argv[0]][1]}")
+        return 0
     if os.geteuid():
         raise LabError("the lab makes network namespaces: run it as root")
     # A signal takes the same way out as an error: up removes what it made.

@@ -48,6 +48,7 @@ LEAVE_S = 2 * LAST_MS / 1000
 # gone, also on a machine that is busy with other things.
 HA_HOLD_MS = 2 * HOLD_MS
 SLACK_S = 3 * PATIENCE
+LAB_S = 120  # of a lab command: more than `up` waits, so that it is the one who says why
 PACKETS = 50
 ASKS, LATE = 3, "did not answer within"
 TLS = os.environ.get("MCMESH_E2E_TLS", "0") not in ("", "0")
@@ -55,7 +56,7 @@ TLS = os.environ.get("MCMESH_E2E_TLS", "0") not in ("", "0")
 
 def lab_command(*args, check=True, **options):
     done = subprocess.run([sys.executable, TOP / "deploy/lab/lab.py", *args], text=True,
-                          capture_output=True, timeout=60 * PATIENCE, **options)
+                          capture_output=True, timeout=LAB_S * PATIENCE, **options)
     if check:
         assert done.returncode == 0, f"lab {' '.join(args)}: {done.stderr}"
     return done
@@ -282,7 +283,7 @@ def restore(lab):
         for process in [subprocess.Popen([sys.executable, TOP / "deploy/lab/lab.py", "start",
                                           kind, name], stdout=subprocess.DEVNULL)
                         for name in gone]:
-            assert process.wait(60) == 0, f"the lab has not all of {gone} again"
+            assert process.wait(LAB_S) == 0, f"the lab has not all of {gone} again"
         broken = broken or gone
     if broken:
         lab.wait("the mesh comes back", lab.ready, 30)

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """./dev lab and ./dev demo, as who has just read their help uses them."""
+import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import lab as lab_py
 import programs
 import pytest
 import topology as topo
 from conftest import TLS, TOP, lab_command, mesh_up
+from topology import LabError
 
+AT_ONCE_S = 15  # far less than `up` waits
 DEMO_S = 180
 METRICS = {"c1": 9797, "n1": 9798, "n2": 9798}
 SCRAPE = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())"
@@ -42,6 +47,53 @@ def nothing(place):
     lab_command("down")
 
 
+def said(code, *args):
+    """One sentence, with that exit code."""
+    done = lab_command(*args, check=False)
+    assert (done.returncode, done.stdout) == (code, ""), (args, done)
+    assert len(done.stderr.splitlines()) == 1, (args, done.stderr)
+    return done.stderr
+
+
+def test_ctl_takes_its_targets_anywhere(default):
+    for args in (["--agent", "n2", "-o", "json", "port", "list"],
+                 ["-o", "json", "--agent", "n2", "port", "list"],
+                 ["port", "list", "--agent=n2", "-o", "json"],
+                 ["-o", "json", "port", "--agent", "n1", "list", "--agent", "n2"],
+                 ["port", "list", "-o", "json", "--agent",
+                  f"unix:{programs.RUN}/n2/agent.sock"]):
+        ports = json.loads(lab_command("ctl", *args).stdout)["ports"]
+        assert [p["name"] for p in ports] == ["n2p1"], args
+    for args in (["--agent", "n1"], ["--controller", "c1"]):
+        nodes = json.loads(lab_command("ctl", *args, "node", "list", "-o", "json").stdout)["nodes"]
+        assert [n["name"] for n in nodes] == ["n1", "n2"], args
+    assert "no agent 'c1'" in said(1, "ctl", "port", "list", "--agent", "c1")
+    assert "no option --" in said(2, "ctl", "node", "list", "--", "--agent", "n1")
+    assert "--agent needs a value" in said(2, "ctl", "port", "list", "--agent")
+
+
+def test_what_holds_already_is_no_failure(default):
+    for kind, name in (("agent", "n2"), ("controller", "c1")):
+        assert "runs already" in said(0, "start", kind, name)
+        lab_command("stop", kind, name)
+        assert "does not run" in said(0, "stop", kind, name)
+        assert "does not run" in said(0, "kill", kind, name)
+        lab_command("start", kind, name)
+        pid = programs.pid_of(programs.RUN / name)
+        os.kill(pid, signal.SIGKILL)
+        programs.wait_until("gone", lambda: not programs.pid_of(programs.RUN / name), AT_ONCE_S)
+        assert "does not run" in said(0, "stop", kind, name)
+        lab_command("start", kind, name)
+        assert f"no {kind}" in said(1, "start", kind, name[0] + "9")
+    assert "not cut" in said(0, "heal", "n2")
+    assert lab_command("cut", "n2").stderr == ""
+    assert "already" in said(0, "cut", "n2")
+    assert topo.is_cut("n2")
+    assert lab_command("heal", "n2").stderr == ""
+    assert not topo.is_cut("n2")
+    assert "no 'n9'" in said(1, "cut", "n9")
+
+
 def test_metrics_are_there(default):
     shown = {row.split()[0]: row for row in lab_command("status").stdout.splitlines()}
     for name, port in METRICS.items():
@@ -60,11 +112,64 @@ def test_folders_of_sockets_are_closed(default):
     assert stat.S_IMODE((programs.RUN / "n1/agent.sock").stat().st_mode) == 0o660
 
 
+def test_exec(default):
+    for name in ("n1", "n1p1", "c1"):
+        done = lab_command("exec", name, "sh", "-c", "readlink /proc/self/ns/net; exit 42",
+                           check=False)
+        inode = os.stat(topo.netns_path(name)).st_ino
+        assert (done.returncode, done.stdout.strip()) == (42, f"net:[{inode}]")
+    ports = lab_command("exec", "n2", "mcmeshctl", "port", "list", "-o", "json").stdout
+    assert json.loads(ports)["ports"][0]["name"] == "n2p1"
+    nodes = lab_command("exec", "c1", "--", "mcmeshctl", "node", "list", "-o", "json").stdout
+    assert len(json.loads(nodes)["nodes"]) == 2
+
+
+def test_a_word_too_many_is_asked_about(default):
+    assert "nothing after it" in said(2, "down", "n1")
+    assert lab_command("down", "--help").stdout
+    assert "run ./dev lab down first" in said(1, "up")
+    assert lab_command("status").stdout
+
+
+def test_who_ended_is_not_waited_for(default):
+    lab_command("kill", "agent", "n2")
+    begin = time.monotonic()
+    with pytest.raises(LabError, match="agent n2 ended:\n.+"):
+        lab_py.wait_answers("agent", "n2", topo.MAX_NODES)
+    with pytest.raises(LabError, match="n2 ended:\n.+"):
+        programs.wait_ready(programs.load(), lab_py.deadline_s(topo.MAX_NODES))
+    assert time.monotonic() - begin < AT_ONCE_S
+    lab_command("start", "agent", "n2")
+
+
 def test_status_of_many_ports():
     ports = [{"name": f"n1p{i}", "state": "UP" if i % 3 else "DOWN"} for i in range(1, 10)]
     assert lab_py.ports_text(ports) == "6 UP, 3 DOWN"
     assert lab_py.ports_text(ports[:2]) == "n1p1 UP, n1p2 UP"
     assert lab_py.ports_text([]) == "-"
+
+
+def test_time_for_many(monkeypatch):
+    monkeypatch.delenv("MCMESH_LAB_DEADLINE_S", raising=False)
+    assert lab_py.deadline_s(3) >= 60
+    assert lab_py.deadline_s(topo.MAX_NODES) - lab_py.deadline_s(1) >= topo.MAX_NODES
+    monkeypatch.setenv("MCMESH_LAB_DEADLINE_S", "7")
+    assert lab_py.deadline_s(topo.MAX_NODES) == 7
+
+
+def test_where_no_lab_is(nothing):
+    assert lab_command("down").stderr == ""
+    for args in (["status"], ["exec", "n1", "true"], ["ctl", "node", "list"], ["cut", "n1"],
+                 ["stop", "agent", "n1"]):
+        assert "no lab is up" in said(1, *args)
+
+
+def test_a_lab_that_does_not_come_up_leaves_nothing(nothing):
+    begin = time.monotonic()
+    done = lab_command("up", "--nodes", "1", "--agent-set=nonsense=1", check=False)
+    assert done.returncode == 1 and "n1 ended:\n" in done.stderr and "nonsense" in done.stderr
+    assert time.monotonic() - begin < AT_ONCE_S
+    assert not programs.STATE.exists() and not topo.existing()
 
 
 def way_of(*options):
