@@ -226,6 +226,8 @@ void agent_query_answer(struct agent *agent, const Mcmesh__V1__Query *query);
 int agent_routes_read(struct agent *agent, uint32_t segment, const struct addr *group,
 		      Mcmesh__V1__Route ***ret_routes, size_t *ret_n);
 void agent_routes_free(Mcmesh__V1__Route **routes, size_t n);
+/* Their order (page.h). */
+int agent_route_cmp(const void *a, const void *b);
 
 /* ---- explain.c -------------------------------------------------------------- */
 

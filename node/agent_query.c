@@ -14,8 +14,11 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "node/page.h"
 
-#define ANSWER_ROUTES_MAX 2000 /* a message; the rest follows with `more` */
+/* Of a message; the rest follows with `more`. */
+#define ANSWER_ROUTES_MAX 2000
+#define ANSWER_BYTES_MAX  (1024 * 1024)
 
 struct read {
 	struct agent *a;
@@ -122,7 +125,7 @@ static int read_route(const struct datapath_route *route, void *userdata)
 	return 0;
 }
 
-static int route_cmp(const void *x, const void *y)
+int agent_route_cmp(const void *x, const void *y)
 {
 	const Mcmesh__V1__Route *a = *(Mcmesh__V1__Route *const *)x;
 	const Mcmesh__V1__Route *b = *(Mcmesh__V1__Route *const *)y;
@@ -145,7 +148,7 @@ int agent_routes_read(struct agent *a, uint32_t segment, const struct addr *grou
 		return r;
 	}
 	if (read.n)
-		qsort(read.rows, read.n, sizeof(*read.rows), route_cmp);
+		qsort(read.rows, read.n, sizeof(*read.rows), agent_route_cmp);
 	*ret_routes = read.rows;
 	*ret_n = read.n;
 	return 0;
@@ -298,7 +301,8 @@ static void answer_routes(struct agent *a, const Mcmesh__V1__RoutesQuery *query,
 		return;
 	}
 	do {
-		size_t part = n - sent > ANSWER_ROUTES_MAX ? ANSWER_ROUTES_MAX : n - sent;
+		size_t part = page_fit((const ProtobufCMessage *const *)routes + sent, n - sent,
+				       ANSWER_ROUTES_MAX, ANSWER_BYTES_MAX);
 
 		answer->routes = routes + sent;
 		answer->n_routes = part;

@@ -3,8 +3,7 @@
 
 /*
  * AgentService on the agent's unix socket (proto/mcmesh/v1/agent.proto).
- * Lists are collected whole, sorted and cut into pages; a page token is the
- * position of the next row.
+ * Lists are collected whole, sorted and cut into pages (page.h).
  */
 #include <errno.h>
 #include <grp.h>
@@ -19,8 +18,9 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "node/agent_views.h"
+#include "node/page.h"
 
-#define PAGE_MAX 10000
+#define EPOCH_TEXT (2 * EPOCH_LEN + 1)
 
 extern const uint8_t _binary_mcmesh_pb_start[], _binary_mcmesh_pb_end[];
 
@@ -29,42 +29,59 @@ static struct agent *call_agent(struct rpc_call *call)
 	return rpc_call_userdata(call);
 }
 
-/* ---- pages ------------------------------------------------------------------ */
+/* ---- answers ---------------------------------------------------------------- */
 
-struct page {
-	size_t from, n;
-	char next[24]; /* "" on the last */
-};
-
-/* -EINVAL: the token is not one of ours. */
-static int page_of(size_t total, uint32_t size, const char *token, struct page *ret_page)
+/* An answer that cannot be sent is an error, not an empty list. */
+static void answer(struct rpc_call *call, const ProtobufCMessage *response)
 {
-	struct page page = { 0 };
-	char *end;
+	int r = rpc_call_send(call, response);
 
-	if (token[0]) {
-		page.from = strtoull(token, &end, 10);
-		if (*end)
-			return -EINVAL;
-	}
-	if (page.from > total)
-		page.from = total;
-	page.n = total - page.from;
-	if (!size || size > PAGE_MAX)
-		size = PAGE_MAX;
-	if (page.n > size) {
-		page.n = size;
-		snprintf(page.next, sizeof(page.next), "%zu", page.from + page.n);
-	}
-	*ret_page = page;
-	return 0;
+	if (r == -EMSGSIZE)
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED,
+				"the answer is too large for one message: ask for less");
+	else if (r < 0)
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED, "the agent is out of memory");
+	else
+		rpc_call_finish(call, RPC_OK, "%s", "");
 }
 
-static void finish_bad_token(struct rpc_call *call)
+static char *epoch_text(const struct agent *a, char ret_text[EPOCH_TEXT])
 {
-	rpc_call_finish(call, RPC_INVALID_ARGUMENT,
-			"page_token is not one that this agent gave: leave it empty to start over");
+	return sodium_bin2hex(ret_text, EPOCH_TEXT, mirror_epoch(a->mirror), EPOCH_LEN);
 }
+
+/* The request's page of a list; false: the call has failed. */
+static bool page_take(struct rpc_call *call, void *rows, size_t n, page_order *order, uint32_t size,
+		      const char *token, struct page *ret_page)
+{
+	int r = page_cut(rows, n, order, size, token, ret_page);
+
+	if (r == -EINVAL)
+		rpc_call_finish(call, RPC_INVALID_ARGUMENT,
+				"page_token is not one of this list: leave it empty to start over");
+	else if (r < 0)
+		rpc_call_finish(call, RPC_RESOURCE_EXHAUSTED, "the agent is out of memory");
+	return r == 0;
+}
+
+/* A page of the rows, and where the agent is in the log. */
+#define ANSWER_PAGE(call, request, response, field, list, total, order)        \
+	do {                                                                   \
+		char epoch[EPOCH_TEXT];                                        \
+		struct page page;                                              \
+                                                                               \
+		if (!page_take(call, list, total, order, (request)->page_size, \
+			       (request)->page_token, &page))                  \
+			break;                                                 \
+		(response).field = (list) + page.from;                         \
+		(response).n_##field = page.n;                                 \
+		if (page.next)                                                 \
+			(response).next_page_token = page.next;                \
+		(response).epoch = epoch_text(call_agent(call), epoch);        \
+		(response).revision = view_revision(call_agent(call));         \
+		answer(call, &(response).base);                                \
+		page_deinit(&page);                                            \
+	} while (0)
 
 /* Empty text: any (null). Anything else must be a group. */
 static bool group_of(struct rpc_call *call, const char *text, struct addr *ret_group)
@@ -87,20 +104,11 @@ static void on_list_ports(struct rpc_call *call, const ProtobufCMessage *message
 	const Mcmesh__V1__ListPortsRequest *request = (const void *)message;
 	Mcmesh__V1__ListPortsResponse response = MCMESH__V1__LIST_PORTS_RESPONSE__INIT;
 	struct view_ports ports;
-	struct page page;
 
 	if (!request)
 		return;
 	view_ports_collect(call_agent(call), &ports);
-	if (page_of(ports.n, request->page_size, request->page_token, &page) < 0) {
-		finish_bad_token(call);
-	} else {
-		response.ports = ports.rows + page.from;
-		response.n_ports = page.n;
-		response.next_page_token = page.next;
-		rpc_call_send(call, &response.base);
-		rpc_call_finish(call, RPC_OK, "%s", "");
-	}
+	ANSWER_PAGE(call, request, response, ports, ports.rows, ports.n, view_port_cmp);
 	view_ports_deinit(&ports);
 }
 
@@ -109,20 +117,11 @@ static void on_list_paths(struct rpc_call *call, const ProtobufCMessage *message
 	const Mcmesh__V1__ListPathsRequest *request = (const void *)message;
 	Mcmesh__V1__ListPathsResponse response = MCMESH__V1__LIST_PATHS_RESPONSE__INIT;
 	struct view_paths paths;
-	struct page page;
 
 	if (!request)
 		return;
 	view_paths_collect(call_agent(call), &paths);
-	if (page_of(paths.n, request->page_size, request->page_token, &page) < 0) {
-		finish_bad_token(call);
-	} else {
-		response.paths = paths.rows + page.from;
-		response.n_paths = page.n;
-		response.next_page_token = page.next;
-		rpc_call_send(call, &response.base);
-		rpc_call_finish(call, RPC_OK, "%s", "");
-	}
+	ANSWER_PAGE(call, request, response, paths, paths.rows, paths.n, view_path_cmp);
 	view_paths_deinit(&paths);
 }
 
@@ -132,20 +131,11 @@ static void on_list_memberships(struct rpc_call *call, const ProtobufCMessage *m
 	Mcmesh__V1__ListMembershipsResponse response = MCMESH__V1__LIST_MEMBERSHIPS_RESPONSE__INIT;
 	struct view_memberships list;
 	struct addr group;
-	struct page page;
 
 	if (!request || !group_of(call, request->group, &group))
 		return;
 	view_memberships_collect(call_agent(call), request->segment, request->port, &group, &list);
-	if (page_of(list.n, request->page_size, request->page_token, &page) < 0) {
-		finish_bad_token(call);
-	} else {
-		response.memberships = list.rows + page.from;
-		response.n_memberships = page.n;
-		response.next_page_token = page.next;
-		rpc_call_send(call, &response.base);
-		rpc_call_finish(call, RPC_OK, "%s", "");
-	}
+	ANSWER_PAGE(call, request, response, memberships, list.rows, list.n, view_membership_cmp);
 	view_memberships_deinit(&list);
 }
 
@@ -155,7 +145,6 @@ static void on_list_routes(struct rpc_call *call, const ProtobufCMessage *messag
 	Mcmesh__V1__ListFibResponse response = MCMESH__V1__LIST_FIB_RESPONSE__INIT;
 	Mcmesh__V1__Route **routes;
 	struct addr group;
-	struct page page;
 	size_t n;
 
 	if (!request || !group_of(call, request->group, &group))
@@ -165,15 +154,7 @@ static void on_list_routes(struct rpc_call *call, const ProtobufCMessage *messag
 		rpc_call_finish(call, RPC_INTERNAL, "the kernel's maps could not be read");
 		return;
 	}
-	if (page_of(n, request->page_size, request->page_token, &page) < 0) {
-		finish_bad_token(call);
-	} else {
-		response.routes = routes + page.from;
-		response.n_routes = page.n;
-		response.next_page_token = page.next;
-		rpc_call_send(call, &response.base);
-		rpc_call_finish(call, RPC_OK, "%s", "");
-	}
+	ANSWER_PAGE(call, request, response, routes, routes, n, agent_route_cmp);
 	agent_routes_free(routes, n);
 }
 
@@ -182,20 +163,11 @@ static void on_list_counters(struct rpc_call *call, const ProtobufCMessage *mess
 	const Mcmesh__V1__ListCountersRequest *request = (const void *)message;
 	Mcmesh__V1__ListCountersResponse response = MCMESH__V1__LIST_COUNTERS_RESPONSE__INIT;
 	struct view_counters counters;
-	struct page page;
 
 	if (!request)
 		return;
 	view_counters_collect(call_agent(call), request->prefix, true, &counters);
-	if (page_of(counters.n, request->page_size, request->page_token, &page) < 0) {
-		finish_bad_token(call);
-	} else {
-		response.counters = counters.rows + page.from;
-		response.n_counters = page.n;
-		response.next_page_token = page.next;
-		rpc_call_send(call, &response.base);
-		rpc_call_finish(call, RPC_OK, "%s", "");
-	}
+	ANSWER_PAGE(call, request, response, counters, counters.rows, counters.n, view_counter_cmp);
 	view_counters_deinit(&counters);
 }
 
@@ -205,26 +177,24 @@ static void on_get_status(struct rpc_call *call, const ProtobufCMessage *message
 {
 	Mcmesh__V1__GetStatusResponse response = MCMESH__V1__GET_STATUS_RESPONSE__INIT;
 	struct agent *a = call_agent(call);
-	char vtep[ADDR_TEXT_MAX], instance[33], epoch[2 * EPOCH_LEN + 1];
+	char vtep[ADDR_TEXT_MAX], instance[33], epoch[EPOCH_TEXT];
 
 	if (!message)
 		return;
 	sodium_bin2hex(instance, sizeof(instance), a->identity.instance,
 		       sizeof(a->identity.instance));
-	sodium_bin2hex(epoch, sizeof(epoch), mirror_epoch(a->mirror), EPOCH_LEN);
 	response.node = a->config->node;
 	response.vtep = (char *)addr_format(&a->config->vtep, vtep);
 	response.version = (char *)MCMESH_VERSION;
 	response.instance = instance;
 	response.start_count = a->identity.start_count;
 	response.controller = (char *)uplink_controller(a->uplink);
-	response.epoch = epoch;
+	response.epoch = epoch_text(a, epoch);
 	response.revision = view_revision(a);
 	response.attach = (char *)datapath_attach_name(a->datapath);
 	response.replication = (char *)datapath_engine_name(a->datapath);
 	response.session_detail = (char *)uplink_detail(a->uplink);
-	rpc_call_send(call, &response.base);
-	rpc_call_finish(call, RPC_OK, "%s", "");
+	answer(call, &response.base);
 }
 
 static void on_explain(struct rpc_call *call, const ProtobufCMessage *message)
@@ -257,8 +227,7 @@ static void on_explain(struct rpc_call *call, const ProtobufCMessage *message)
 	response.delivered = explanation.delivered;
 	response.reasons = explanation.reasons;
 	response.n_reasons = explanation.n_reasons;
-	rpc_call_send(call, &response.base);
-	rpc_call_finish(call, RPC_OK, "%s", "");
+	answer(call, &response.base);
 	agent_explanation_deinit(&explanation);
 }
 

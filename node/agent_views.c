@@ -57,7 +57,7 @@ Mcmesh__V1__Port *view_port(struct agent *a, const struct agent_port *port)
 	return row;
 }
 
-static int port_cmp(const void *x, const void *y)
+int view_port_cmp(const void *x, const void *y)
 {
 	const Mcmesh__V1__Port *a = *(Mcmesh__V1__Port *const *)x;
 	const Mcmesh__V1__Port *b = *(Mcmesh__V1__Port *const *)y;
@@ -78,7 +78,7 @@ void view_ports_collect(struct agent *a, struct view_ports *ret_ports)
 			list.rows[list.n++] = row;
 	}
 	if (list.n)
-		qsort(list.rows, list.n, sizeof(*list.rows), port_cmp);
+		qsort(list.rows, list.n, sizeof(*list.rows), view_port_cmp);
 	*ret_ports = list;
 }
 
@@ -111,7 +111,7 @@ static Mcmesh__V1__Path *view_path(const struct agent_remote *remote, const stru
 	return row;
 }
 
-static int path_cmp(const void *x, const void *y)
+int view_path_cmp(const void *x, const void *y)
 {
 	const Mcmesh__V1__Path *a = *(Mcmesh__V1__Path *const *)x;
 	const Mcmesh__V1__Path *b = *(Mcmesh__V1__Path *const *)y;
@@ -133,7 +133,7 @@ void view_paths_collect(struct agent *a, struct view_paths *ret_paths)
 			list.rows[list.n++] = row;
 	}
 	if (list.n)
-		qsort(list.rows, list.n, sizeof(*list.rows), path_cmp);
+		qsort(list.rows, list.n, sizeof(*list.rows), view_path_cmp);
 	*ret_paths = list;
 }
 
@@ -267,7 +267,7 @@ static int collect_membership(const struct gmp_membership_view *view, void *user
 	return 0;
 }
 
-static int membership_cmp(const void *x, const void *y)
+int view_membership_cmp(const void *x, const void *y)
 {
 	const Mcmesh__V1__Membership *a = *(Mcmesh__V1__Membership *const *)x;
 	const Mcmesh__V1__Membership *b = *(Mcmesh__V1__Membership *const *)y;
@@ -286,7 +286,7 @@ void view_memberships_collect(struct agent *a, uint32_t segment, const char *por
 	if (!port[0] || p)
 		gmp_memberships_walk(a->gmp, p ? p->ifindex : 0, collect_membership, &c);
 	if (list.n)
-		qsort(list.rows, list.n, sizeof(*list.rows), membership_cmp);
+		qsort(list.rows, list.n, sizeof(*list.rows), view_membership_cmp);
 	*ret_list = list;
 }
 
@@ -348,7 +348,7 @@ static int datapath_counter(const struct datapath_counter *c, void *userdata)
 	return 0;
 }
 
-static int counter_cmp(const void *x, const void *y)
+int view_counter_cmp(const void *x, const void *y)
 {
 	const Mcmesh__V1__Counter *a = *(Mcmesh__V1__Counter *const *)x;
 	const Mcmesh__V1__Counter *b = *(Mcmesh__V1__Counter *const *)y;
@@ -358,7 +358,9 @@ static int counter_cmp(const void *x, const void *y)
 		c = strverscmp(a->port, b->port);
 	if (!c)
 		c = strverscmp(a->remote, b->remote);
-	return c ? c : strverscmp(a->group, b->group);
+	if (!c)
+		c = strverscmp(a->group, b->group);
+	return c ? c : (a->segment > b->segment) - (a->segment < b->segment);
 }
 
 /* What the overlay device could not send or take in, and what the links below it did
@@ -421,7 +423,7 @@ void view_counters_collect(struct agent *a, const char *prefix, bool groups,
 	counter_add(&list, prefix, "remotes_refused", 0, &ADDR_NULL, "", &ADDR_NULL,
 		    a->remotes_refused, 0);
 	if (list.n)
-		qsort(list.rows, list.n, sizeof(*list.rows), counter_cmp);
+		qsort(list.rows, list.n, sizeof(*list.rows), view_counter_cmp);
 	*ret_list = list;
 }
 

@@ -55,5 +55,11 @@ void view_counters_collect(struct agent *agent, const char *prefix, bool groups,
 			   struct view_counters *ret_list);
 void view_counters_deinit(struct view_counters *list);
 
+/* The orders of the lists (page.h). */
+int view_port_cmp(const void *a, const void *b);
+int view_path_cmp(const void *a, const void *b);
+int view_membership_cmp(const void *a, const void *b);
+int view_counter_cmp(const void *a, const void *b);
+
 /* The least revision that every segment has applied. */
 uint64_t view_revision(const struct agent *agent);

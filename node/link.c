@@ -116,9 +116,18 @@ static void link_connect(const char *target, void *userdata)
 static void link_send(const Mcmesh__V1__AgentMessage *message, void *userdata)
 {
 	struct agent_link *link = ((struct agent *)userdata)->link;
+	int r;
 
-	if (link->call && !link_aside_send(&link->aside, message))
-		rpc_call_send(link->call, &message->base);
+	if (!link->call || link_aside_send(&link->aside, message))
+		return;
+	r = rpc_call_send(link->call, &message->base);
+	if (r >= 0 || r == -EPIPE)
+		return; /* -EPIPE: the end is on its way */
+	/* The controller would go on without what never came. */
+	log_error(
+		"A message to the controller cannot be sent; the session begins again. why=\"%s\"",
+		strerror(-r));
+	rpc_call_cancel(link->call);
 }
 
 static void link_query(const Mcmesh__V1__Query *query, void *userdata)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-foreach(part engine_clock fib mirror rota sending settings uplink ways)
+foreach(part engine_clock fib mirror page rota sending settings uplink ways)
 	mcmesh_test(test_node_${part} SOURCES unit/node/${part}.c LIBS mcmesh_node_core)
 endforeach()
 mcmesh_test(test_node_numbers SOURCES unit/node/numbers.c
