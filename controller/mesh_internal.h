@@ -28,6 +28,21 @@ struct verified {
 	char detail[256];
 };
 
+/* A place among a node's routes. */
+struct route_key {
+	uint32_t segment;
+	char group[ADDR_TEXT_MAX], source[ADDR_TEXT_MAX];
+};
+
+/* A page of a node's routes, filled from the parts that its agent sends. */
+struct route_page {
+	struct route_key from; /* the first that it may have; group "": any */
+	uint32_t n, max;       /* rows */
+	uint8_t *bytes;	       /* rows, serialised (parts of one message concatenate) */
+	size_t len;
+	char *next; /* the token of the next page: this one is full; else NULL */
+};
+
 /* A call of MeshService but Watch. */
 struct wait {
 	struct controller *c;
@@ -41,10 +56,9 @@ struct wait {
 	bool pending, look;
 	const void *holdout; /* a session or a struct verified; NULL: any news counts */
 	uint64_t deadline_ms;
-	/* WAIT_ROUTES: the routes so far, serialised (parts of one message concatenate). */
+	/* WAIT_ROUTES: the page so far, serialised (parts of one message concatenate). */
 	struct query *query;
-	uint8_t *routes;
-	size_t n_routes;
+	struct route_page routes;
 	/* WAIT_VERIFY */
 	struct verified *nodes;
 	size_t n_nodes;
@@ -85,6 +99,14 @@ int wait_ask(struct wait *w, const char *address, const char *method,
 	     const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response,
 	     uint64_t timeout_ms, question_done *done);
 void wait_answered(struct wait *w);
+
+/* ---- route_page.c ------------------------------------------------------------- */
+
+/* size 0: as many as fit. -EINVAL: the token is none of ours. */
+int route_page_begin(struct route_page *page, uint32_t size, const char *token);
+/* More rows, in the agent's order. -EMSGSIZE: a single one is too large. */
+int route_page_add(struct route_page *page, Mcmesh__V1__Route **rows, size_t n);
+void route_page_deinit(struct route_page *page);
 
 /* ---- methods -------------------------------------------------------------------- */
 

@@ -32,31 +32,13 @@ static void holder_why(const char *address, const char *text, char *ret_why, siz
 		 text[0] ? ": " : "", text);
 }
 
-static int routes_add(struct wait *w, const Mcmesh__V1__Answer *part)
-{
-	Mcmesh__V1__ListRoutesResponse a = MCMESH__V1__LIST_ROUTES_RESPONSE__INIT;
-	uint8_t *grown;
-	size_t size;
-
-	a.n_routes = part->n_routes;
-	a.routes = part->routes;
-	size = mcmesh__v1__list_routes_response__get_packed_size(&a);
-	if (w->n_routes + size > MESH_ROUTES_MAX)
-		return -E2BIG;
-	grown = realloc(w->routes, w->n_routes + size + 1);
-	if (!grown)
-		return -ENOMEM;
-	w->routes = grown;
-	w->n_routes += mcmesh__v1__list_routes_response__pack(&a, w->routes + w->n_routes);
-	return 0;
-}
-
 static void routes_done(void *userdata, int status, const char *text,
 			const Mcmesh__V1__Answer *part)
 {
 	struct wait *w = userdata;
 	Mcmesh__V1__ListRoutesResponse *a, answer;
 	struct arena arena = ARENA_NULL;
+	int r;
 
 	if (status != RPC_OK || !part->more)
 		w->query = NULL;
@@ -64,14 +46,16 @@ static void routes_done(void *userdata, int status, const char *text,
 		wait_fail(w, status, text);
 		return;
 	}
-	if (routes_add(w, part) < 0) {
+	r = route_page_add(&w->routes, part->routes, part->n_routes);
+	if (r < 0) {
 		wait_fail(w, RPC_RESOURCE_EXHAUSTED,
-			  "the node has too many routes for one answer: name a segment or a group");
+			  r == -EMSGSIZE ? "a route of the node is too large for one message"
+					 : "the controller is out of memory");
 		return;
 	}
-	if (part->more)
+	if (part->more && !w->routes.next)
 		return;
-	a = mcmesh__v1__list_routes_response__unpack(NULL, w->n_routes, w->routes);
+	a = mcmesh__v1__list_routes_response__unpack(NULL, w->routes.len, w->routes.bytes);
 	if (!a) {
 		wait_fail(w, RPC_INTERNAL, "the agent's routes cannot be read");
 		return;
@@ -79,6 +63,8 @@ static void routes_done(void *userdata, int status, const char *text,
 	answer = *a;
 	answer.epoch = mesh_epoch_text(w->c, &arena);
 	answer.revision = w->revision;
+	if (w->routes.next)
+		answer.next_page_token = w->routes.next;
 	wait_reply(w, &answer.base);
 	mcmesh__v1__list_routes_response__free_unpacked(a, NULL);
 	arena_reset(&arena);
@@ -129,6 +115,11 @@ void mesh_list_routes(struct rpc_call *call, const ProtobufCMessage *message)
 
 	if (!wait_is_request(w, message))
 		return;
+	if (route_page_begin(&w->routes, q->page_size, q->page_token) < 0) {
+		wait_fail(w, RPC_INVALID_ARGUMENT,
+			  "the page token is not one of this list: start the list again");
+		return;
+	}
 	if (q->group[0]) {
 		if (wait_group(w, q->group, &group) < 0)
 			return;

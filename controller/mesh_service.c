@@ -104,7 +104,7 @@ void wait_free(struct wait *w)
 	w->c->mesh->n_waits--;
 	for (size_t i = 0; i < w->n_lists; i++)
 		mcmesh__v1__list_nodes_response__free_unpacked(w->lists[i], NULL);
-	free(w->routes);
+	route_page_deinit(&w->routes);
 	free(w->nodes);
 	free(w);
 }
@@ -175,6 +175,8 @@ void wait_reply(struct wait *w, const ProtobufCMessage *message)
 	if (r == -EMSGSIZE)
 		rpc_call_finish(w->call, RPC_RESOURCE_EXHAUSTED,
 				"the answer is too large for one message: ask for less");
+	else if (r < 0)
+		rpc_call_finish(w->call, RPC_RESOURCE_EXHAUSTED, "the controller is out of memory");
 	else
 		rpc_call_finish(w->call, RPC_OK, "%s", "");
 }

@@ -116,6 +116,19 @@ def test_lists_are_whole_and_proto3_json(fake, pb):
     assert len(table) == 4 and table[1].split()[2:5] == ["n0", "EXCLUDE", "-"]
 
 
+def test_routes_of_a_node_have_pages(fake, pb):
+    def routes(request, _):
+        at = int(request.page_token or 0)
+        r = pb["mesh"].ListRoutesResponse(next_page_token=str(at + 1) if at < 2 else "")
+        r.routes.add(segment=1, group=f"239.1.1.{at}", source="*")
+        return r
+
+    fake.answers["ListRoutes"] = routes
+    r = ctl(fake, "route", "list", "--node", "n1", "-o", "json")
+    assert [row["group"] for row in json.loads(r.stdout)["routes"]] == [
+        f"239.1.1.{i}" for i in range(3)]
+
+
 def test_options_may_stand_anywhere(fake, pb):
     fake.answers["ListRoutes"] = lambda q, _: (
         pb["mesh"].ListRoutesResponse if hasattr(q, "node") else pb["agent"].ListFibResponse

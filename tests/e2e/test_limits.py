@@ -5,11 +5,15 @@ import time
 import programs
 import wire
 from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
+from crowd import Beside
 
 MTU_RECORDS = 183        # without sources, in 1500 octets
 SOURCES = 400
 SOURCES_A_REPORT = 360   # (1500 - 24 - 8 - 8) / 4 = 365
 GROUPS = 4000
+MESSAGE_BYTES = 4 << 20  # what gRPC takes in at once
+LARGE_GROUPS = 60        # of a thousand sources each: below limits.routes
+SOURCES_A_REPORT6 = 80   # (1500 - 40 - 8 - 8 - 20) / 16 = 89
 
 
 def groups_of(base, n):
@@ -85,3 +89,38 @@ def test_I08_thousands_of_groups_on_a_port(lab):
           f"{1000 * (time.monotonic() - start):.0f} ms")
     assert sorted(found) == sorted(groups)
     lab.wait("silence ends them", lambda: not routed("n1", 31), MEMBERSHIP_S + 2 * SLACK_S)
+
+
+def test_lists_beyond_one_message(lab):
+    """They are whole, from the agent and from the controller."""
+    groups = [f"ff15:1111:2222:3333:4444:5555:6666:{i:x}" for i in range(1, LARGE_GROUPS + 1)]
+    sources = [f"2001:db8:1111:2222:3333:4444:5555:{i:x}" for i in range(0x1000, 0x1000 + 1000)]
+    tap = lab.tap("n2p1")
+    reports = [wire.mld2_report("n2p1", wire.record6(wire.ALLOW, group,
+                                                     sources[at:at + SOURCES_A_REPORT6]))
+               for group in groups for at in range(0, len(sources), SOURCES_A_REPORT6)]
+
+    def stay(go_on):
+        while go_on(MEMBERSHIP_S / 4):
+            for report in reports:
+                tap.send(report)
+
+    asked = {"fib": lambda: lab.json("fib", "list", agent="n1"),
+             "route": lambda: lab.json("route", "list", "--node", "n1")}
+    found = {}
+
+    def whole(name):
+        answer = asked[name]()
+        rows = found[name] = [(r["group"], r["source"]) for r in answer["routes"] if r["remotes"]]
+        return len(rows) == len(groups) * len(sources) and answer["epoch"]
+
+    for report in reports:
+        tap.send(report)
+    beside = Beside(stay)
+    try:
+        for name in asked:
+            lab.wait(lambda: f"{name} list has all: {len(found[name])}", lambda: whole(name), 20)
+            assert sum(len(g) + len(s) for g, s in found[name]) > MESSAGE_BYTES
+            assert sorted(found[name]) == sorted((g, s) for g in groups for s in sources)
+    finally:
+        beside.end()

@@ -2,6 +2,8 @@
 /* MeshService: lists by pages, drains, static members, questions to agents. */
 #include "harness.h"
 
+#include "common/cleanup.h"
+
 TestSuite(operators, .init = setup, .fini = teardown, .timeout = 60);
 
 #define D(name) &mcmesh__v1__##name##__descriptor
@@ -365,6 +367,100 @@ Test(operators, S23_routes_come_in_parts_as_one_answer)
 	UNTIL(b.closed && !registry_find(c->registry, "n2")->session);
 	cr_assert_eq(ask("ListRoutes", &q.base, D(list_routes_response), NULL), RPC_UNAVAILABLE);
 	cr_assert_not(a.closed);
+}
+
+/* Of a page that begins at the token: how many rows, the first one's group, the next token. */
+static size_t routes_page(uint32_t size, const char *token, char ret_group[64], char ret_token[128])
+{
+	Mcmesh__V1__ListRoutesRequest q = MCMESH__V1__LIST_ROUTES_REQUEST__INIT;
+	Mcmesh__V1__ListRoutesResponse *r;
+	ProtobufCMessage *answer;
+	size_t n;
+
+	q.node = (char *)"n1";
+	q.page_size = size;
+	q.page_token = (char *)token;
+	cr_assert_eq(ask("ListRoutes", &q.base, D(list_routes_response), &answer), RPC_OK);
+	r = (Mcmesh__V1__ListRoutesResponse *)answer;
+	n = r->n_routes;
+	snprintf(ret_group, 64, "%s", n ? r->routes[0]->group : "");
+	snprintf(ret_token, 128, "%s", r->next_page_token);
+	cr_assert_eq(strlen(r->epoch), 2 * EPOCH_LEN);
+	protobuf_c_message_free_unpacked(answer, NULL);
+	return n;
+}
+
+Test(operators, S22_pages_of_routes_begin_at_a_key)
+{
+	static const char *const bad[] = { "x", "1/239.0.0.2", "1/239.0.0.2/*/", "1/x/*" };
+	Mcmesh__V1__ListRoutesRequest q = MCMESH__V1__LIST_ROUTES_REQUEST__INIT;
+	static struct agent a = { .on_query = on_query }, b;
+	char group[64], token[128];
+
+	two_agents(&a, &b);
+	cr_expect_eq(routes_page(2, "", group, token), 2);
+	cr_expect_str_eq(group, "239.0.0.1");
+	cr_expect_eq(routes_page(2, token, group, token), 1);
+	cr_expect_str_eq(group, "239.0.0.3");
+	cr_expect_str_eq(token, "");
+	cr_expect_eq(routes_page(3, "", group, token), 3);
+	cr_expect_str_eq(token, "", "the page is full, and the list is at its end");
+	/* The row that a token names is gone. */
+	cr_expect_eq(routes_page(9, "1/239.0.0.2/192.0.2.1", group, token), 1);
+	cr_expect_str_eq(group, "239.0.0.3");
+	cr_expect_eq(routes_page(9, "2/239.0.0.1/*", group, token), 0);
+	q.node = (char *)"n1";
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		q.page_token = (char *)bad[i];
+		cr_expect_eq(ask("ListRoutes", &q.base, D(list_routes_response), NULL),
+			     RPC_INVALID_ARGUMENT, "%s", bad[i]);
+	}
+}
+
+#define LARGE_PARTS 8
+#define LARGE_ROWS  100
+
+/* Routes of 6 kB, 4.8 MB in all. */
+static void on_query_large(struct agent *a, const Mcmesh__V1__Query *query)
+{
+	static char port[6000], groups[LARGE_ROWS][16];
+	static Mcmesh__V1__Route routes[LARGE_ROWS], *rows[LARGE_ROWS];
+	Mcmesh__V1__Answer answer = MCMESH__V1__ANSWER__INIT;
+	static char *ports[] = { port };
+
+	memset(port, 'p', sizeof(port) - 1);
+	answer.id = query->id;
+	answer.n_routes = LARGE_ROWS;
+	answer.routes = rows;
+	for (int part = 0; part < LARGE_PARTS; part++) {
+		for (int i = 0; i < LARGE_ROWS; i++) {
+			rows[i] = &routes[i];
+			mcmesh__v1__route__init(rows[i]);
+			snprintf(groups[i], sizeof(groups[i]), "239.0.%d.%d", part, i);
+			routes[i].group = groups[i];
+			routes[i].source = (char *)"*";
+			routes[i].n_ports = 1;
+			routes[i].ports = ports;
+		}
+		answer.more = part + 1 < LARGE_PARTS;
+		agent_send(a, MCMESH__V1__AGENT_MESSAGE__MESSAGE_ANSWER, &answer);
+	}
+}
+
+Test(operators, S22_routes_beyond_one_message_are_pages)
+{
+	static struct agent a = { .on_query = on_query_large }, b;
+	char group[64], token[128];
+	size_t first, rest;
+
+	two_agents(&a, &b);
+	first = routes_page(0, "", group, token);
+	cr_assert(token[0]);
+	rest = routes_page(0, token, group, token);
+	cr_expect_str_eq(token, "");
+	cr_expect(first > 400 && rest > 200, "%zu, %zu", first, rest);
+	cr_expect_eq(first + rest, LARGE_PARTS * LARGE_ROWS);
+	cr_expect_not(a.closed);
 }
 
 struct waiting {
