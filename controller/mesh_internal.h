@@ -25,6 +25,7 @@ struct verified {
 	char name[LOG_NAME_MAX];
 	char holder[REGISTRY_HOLDER_MAX]; /* the controller that was asked; "": this one */
 	bool answered, ok;
+	bool absent; /* not connected: not compared */
 	char detail[256];
 };
 
@@ -62,6 +63,7 @@ struct wait {
 	/* WAIT_VERIFY */
 	struct verified *nodes;
 	size_t n_nodes;
+	uint32_t n_absent; /* of those that other controllers were asked about */
 	/* Other controllers that were asked, and have not answered. */
 	struct question *questions[PEERS_MAX];
 	size_t n_questions, n_open;

@@ -158,7 +158,10 @@ static void verify_finish(struct wait *w)
 		r->ok = w->nodes[i].ok;
 		r->detail = w->nodes[i].detail;
 		a.nodes[a.n_nodes++] = r;
+		a.not_compared += w->nodes[i].absent;
 	}
+	a.not_compared += w->n_absent;
+	a.epoch = mesh_epoch_text(w->c, &arena);
 	a.revision = w->revision;
 	wait_reply(w, &a.base);
 	arena_reset(&arena);
@@ -173,6 +176,13 @@ static const struct sub *sub_unverified(const struct session *s)
 	return NULL;
 }
 
+/* A node without a session keeps what it has, and has nobody to say what that is. */
+static void verify_absent(struct verified *v)
+{
+	v->answered = v->ok = v->absent = true;
+	snprintf(v->detail, sizeof(v->detail), "not connected: not compared");
+}
+
 /* The agent's kernel agrees with the agent; does the agent agree with the log?
  * False: it has not acknowledged yet, ask again at its next ack. */
 static bool verify_judge(struct wait *w, struct verified *v)
@@ -181,8 +191,7 @@ static bool verify_judge(struct wait *w, struct verified *v)
 	const struct sub *sub;
 
 	if (!node || !node->session) {
-		v->ok = false;
-		snprintf(v->detail, sizeof(v->detail), "the agent went away");
+		verify_absent(v);
 		return true;
 	}
 	if (!session_has_applied(node->session, w->revision)) {
@@ -214,7 +223,7 @@ void verify_check(struct wait *w)
 			w->holdout = v;
 			return;
 		}
-		if (v->ok && !v->holder[0] && !verify_judge(w, v)) {
+		if (v->ok && !v->absent && !v->holder[0] && !verify_judge(w, v)) {
 			node = registry_find(w->c->registry, v->name);
 			w->holdout = node->session;
 			return;
@@ -233,7 +242,9 @@ static void verify_done(void *userdata, int status, const char *text,
 	v->query = NULL;
 	v->answered = true;
 	v->ok = status == RPC_OK && part->differences == 0;
-	if (status != RPC_OK)
+	if (status == RPC_UNAVAILABLE) /* its session ended */
+		verify_absent(v);
+	else if (status != RPC_OK)
 		snprintf(v->detail, sizeof(v->detail), "%s", text);
 	else if (part->differences)
 		snprintf(v->detail, sizeof(v->detail), "%" PRIu64 " entries of the maps differ: %s",
@@ -260,8 +271,12 @@ static void verify_ask(struct wait *w, const struct registry_node *node)
 		memcpy(v->holder, node->holder, sizeof(v->holder));
 		return; /* verify_ask_others() */
 	}
+	if (!node->session && !node->elsewhere) {
+		verify_absent(v);
+		return;
+	}
 	if (!node->session)
-		snprintf(v->detail, sizeof(v->detail), "the agent is not connected");
+		holder_why("", "", v->detail, sizeof(v->detail));
 	else if (session_query(node->session, &query, verify_done, v, &v->query) < 0)
 		snprintf(v->detail, sizeof(v->detail), "too many questions wait for the agent");
 	else
@@ -292,11 +307,12 @@ static void verify_others_done(struct wait *w, const char *address, const char *
 		v->ok = r && r->ok;
 		if (r)
 			snprintf(v->detail, sizeof(v->detail), "%s", r->detail);
-		else if (a)
-			snprintf(v->detail, sizeof(v->detail), "the agent went away");
+		else if (a) /* it has left there */
+			verify_absent(v);
 		else
 			holder_why(address, text, v->detail, sizeof(v->detail));
 	}
+	w->n_absent += a ? a->not_compared : 0;
 	mesh_converge(w->c->mesh, w->holdout);
 }
 
@@ -336,11 +352,8 @@ void mesh_verify(struct rpc_call *call, const ProtobufCMessage *message)
 
 	if (!wait_is_request(w, message))
 		return;
-	if (q->node[0] && !registry_find(w->c->registry, q->node)) {
-		wait_fail(w, RPC_NOT_FOUND,
-			  "no agent ever announced this node: see mcmeshctl node list");
+	if (q->node[0] && !q->local && !node_of(w, q->node))
 		return;
-	}
 	w->kind = WAIT_VERIFY;
 	w->revision = log_revision(w->c->log);
 	w->deadline_ms = controller_now_ms() + NODE_QUERY_TIMEOUT_MS;

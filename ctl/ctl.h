@@ -9,6 +9,9 @@
 #define CTL_CONTROLLER_DEFAULT "127.0.0.1:7797"
 #define CTL_AGENT_DEFAULT      "unix:/run/mcmesh/agent.sock"
 #define CTL_DEADLINE_MS	       5000
+/* Of a question that the controller asks agents and other controllers before it answers:
+ * it gives those up to 5 s, and is to say itself who did not answer. */
+#define CTL_ASKS_DEADLINE_MS 15000
 /* Values of one repeated option. */
 #define CTL_LIST_MAX 256
 
@@ -35,6 +38,7 @@ struct ctl_command {
 	const char *path; /* the gRPC method */
 	bool agent;	  /* asked of the agent, not of a controller */
 	bool watch;	  /* a server stream without a deadline */
+	bool asks;	  /* the controller asks others first */
 	bool verify;
 	const ProtobufCMessageDescriptor *request, *response;
 	/* The request's sub-message that the arguments are fields of; or NULL. */

@@ -30,7 +30,7 @@
 
 const struct ctl_command ctl_commands[] = {
 	{ "node", "list", "the nodes of the mesh",
-	  MESH("ListNodes", list_nodes_request, list_nodes_response), .rows = "nodes",
+	  MESH("ListNodes", list_nodes_request, list_nodes_response), .rows = "nodes", .asks = true,
 	  .arguments = { { "--local", "local", false,
 			   "only nodes connected to the controller asked" } } },
 	{ "node", "drain", "drain a node before its agent stops for good",
@@ -45,7 +45,7 @@ const struct ctl_command ctl_commands[] = {
 	  .arguments = { SEGMENT, GROUP, { "--node", "node", false, "only this node" } } },
 	{ "route", "list", "what a node does with each group, asked of its agent",
 	  MESH("ListRoutes", list_routes_request, list_routes_response), .rows = "routes",
-	  .arguments = { { "--node", "node", true, "the node" }, SEGMENT, GROUP } },
+	  .asks = true, .arguments = { { "--node", "node", true, "the node" }, SEGMENT, GROUP } },
 	{ "watch", NULL, "the current state, then every change, a line each",
 	  MESH("Watch", watch_request, watch_response), .watch = true,
 	  .arguments = { SEGMENT,
@@ -54,8 +54,8 @@ const struct ctl_command ctl_commands[] = {
 			 { "--members-only", "members_only", false, "no nodes" },
 			 { "--resume", "resume_token", false, "go on after this resumeToken" } } },
 	{ "verify", NULL, "compare every node's kernel with what the members say",
-	  MESH("Verify", verify_request, verify_response), .rows = "nodes", .verify = true,
-	  .arguments = { { "--node", "node", false, "only this node" } } },
+	  MESH("Verify", verify_request, verify_response), .rows = "nodes", .asks = true,
+	  .verify = true, .arguments = { { "--node", "node", false, "only this node" } } },
 	{ "static", "add", "add a static member",
 	  MESH("AddStaticMember", add_static_member_request, add_static_member_response),
 	  .inner = "member",

@@ -88,6 +88,14 @@ static void on_close(struct rpc_call *call, int status, const char *text)
 	s->text = strdup(text);
 }
 
+/* 0: none. */
+static uint64_t deadline_ms(const struct ctl_command *c)
+{
+	if (c->watch)
+		return 0;
+	return c->asks ? CTL_ASKS_DEADLINE_MS : CTL_DEADLINE_MS;
+}
+
 static int call_run(struct session *s)
 {
 	static const struct rpc_call_ops ops = { .on_message = on_message, .on_close = on_close };
@@ -96,8 +104,7 @@ static int call_run(struct session *s)
 	int r;
 
 	s->closed = false;
-	r = rpc_channel_call(s->channel, c->path, c->response, &ops, c->watch ? 0 : CTL_DEADLINE_MS,
-			     s, &call);
+	r = rpc_channel_call(s->channel, c->path, c->response, &ops, deadline_ms(c), s, &call);
 	if (r < 0)
 		return r;
 	/* A call that has ended already says why in on_close. */
@@ -151,7 +158,7 @@ static int call_failed(const struct session *s)
 		fprintf(stderr,
 			"mcmeshctl: the %s at %s did not answer within %d s: is it overloaded, or "
 			"the address another's?\n",
-			who, target, CTL_DEADLINE_MS / 1000);
+			who, target, (int)(deadline_ms(s->options->command) / 1000));
 	else if (is_handshake(s))
 		fprintf(stderr,
 			"mcmeshctl: no TLS with the %s at %s: either it does not take the "
@@ -260,6 +267,18 @@ static int watch_end(struct session *s)
 	return call_failed(s);
 }
 
+static int verify_end(const Mcmesh__V1__VerifyResponse *v)
+{
+	if (v->not_compared)
+		fprintf(stderr,
+			"mcmeshctl: %u of %zu nodes not compared: their agents are not connected\n",
+			v->not_compared, v->n_nodes);
+	for (size_t i = 0; i < v->n_nodes; i++)
+		if (!v->nodes[i]->ok)
+			return CTL_DRIFT;
+	return CTL_DONE;
+}
+
 static int answer_end(struct session *s)
 {
 	const struct ctl_command *c = s->options->command;
@@ -276,14 +295,7 @@ static int answer_end(struct session *s)
 	}
 	if (!ctl_print(s->options, s->answer))
 		return ctl_print_failed();
-	if (c->verify) {
-		const Mcmesh__V1__VerifyResponse *v = (const void *)s->answer;
-
-		for (size_t i = 0; i < v->n_nodes; i++)
-			if (!v->nodes[i]->ok)
-				return CTL_DRIFT;
-	}
-	return CTL_DONE;
+	return c->verify ? verify_end((const void *)s->answer) : CTL_DONE;
 }
 
 static int session_run(struct session *s)

@@ -181,6 +181,42 @@ def test_verify_drift_is_3(fake, pb):
         assert json.loads(r.stdout)["nodes"] == [{"name": "n1", "ok": ok, "detail": "d"}]
 
 
+def test_verify_says_how_many_were_not_compared(fake, pb):
+    """That a node is away is no drift."""
+    answer = pb["mesh"].VerifyResponse(epoch="e", not_compared=1)
+    answer.nodes.add(name="n1", ok=True)
+    answer.nodes.add(name="n2", ok=True, detail="not connected: not compared")
+    fake.answers["Verify"] = lambda q, _: answer
+    for form in ("json", "table"):
+        r = ctl(fake, "verify", "-o", form)
+        assert (r.returncode, r.stderr) == (
+            0, "mcmeshctl: 1 of 2 nodes not compared: their agents are not connected\n")
+    answer.nodes[0].ok = False
+    assert ctl(fake, "verify").returncode == 3
+
+
+def test_who_asks_others_has_time_to_say_who_was_silent(fake, pb):
+    """A controller gives each of the others up to 5 s."""
+    left = {}
+
+    def answers(method, response):
+        def answer(request, context):
+            left[method] = context.time_remaining()
+            return response
+        fake.answers[method] = answer
+
+    mesh = pb["mesh"]
+    answers("Verify", mesh.VerifyResponse())
+    answers("ListNodes", mesh.ListNodesResponse())
+    answers("ListRoutes", mesh.ListRoutesResponse())
+    answers("ListGroups", mesh.ListGroupsResponse())
+    for words in (["verify"], ["node", "list"], ["route", "list", "--node", "n1"],
+                  ["group", "list"]):
+        assert ctl(fake, *words).returncode == 0, words
+    assert min(left[m] for m in ("Verify", "ListNodes", "ListRoutes")) > 8, left
+    assert left["ListGroups"] <= 5, left
+
+
 def test_watch_is_one_object_a_line_until_a_signal(fake, pb):
     def events(request, context):
         yield pb["mesh"].WatchResponse(type="PUT", revision=3, member={"group": "239.1.1.1"})

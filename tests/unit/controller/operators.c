@@ -540,3 +540,44 @@ Test(operators, S23_verify_asks_and_compares)
 	cr_assert(r->nodes[0]->ok, "%s", r->nodes[0]->detail);
 	protobuf_c_message_free_unpacked(answer, NULL);
 }
+
+static Mcmesh__V1__VerifyResponse *verified(void)
+{
+	Mcmesh__V1__VerifyRequest q = MCMESH__V1__VERIFY_REQUEST__INIT;
+	ProtobufCMessage *answer;
+
+	cr_assert_eq(ask("Verify", &q.base, D(verify_response), &answer), RPC_OK);
+	return (Mcmesh__V1__VerifyResponse *)answer;
+}
+
+static void on_query_go(struct agent *a, const Mcmesh__V1__Query *query)
+{
+	rpc_call_cancel(a->call);
+}
+
+Test(operators, S23_a_node_without_a_session_is_not_compared)
+{
+	Mcmesh__V1__VerifyRequest q = MCMESH__V1__VERIFY_REQUEST__INIT;
+	static struct agent a = { .on_query = on_query }, b = { .on_query = on_query_go };
+	Mcmesh__V1__VerifyResponse *r;
+
+	two_agents(&a, &b);
+	UNTIL(a.revision0 >= log_segment_find(c->log, 0)->revision);
+	agent_ack_right(&a);
+	/* The first time it goes when it is asked. */
+	for (int i = 0; i < 2; i++) {
+		r = verified();
+		cr_assert_eq(r->n_nodes, 2);
+		cr_expect(r->nodes[0]->ok, "%s", r->nodes[0]->detail);
+		cr_expect(r->nodes[1]->ok, "%s", r->nodes[1]->detail);
+		cr_expect_str_eq(r->nodes[1]->detail, "not connected: not compared");
+		cr_expect_eq(r->not_compared, 1);
+		cr_expect_eq(strlen(r->epoch), 2 * EPOCH_LEN);
+		protobuf_c_message_free_unpacked(&r->base, NULL);
+		UNTIL(b.closed && !registry_find(c->registry, "n2")->session);
+	}
+	q.node = (char *)"n2";
+	cr_expect_eq(ask("Verify", &q.base, D(verify_response), NULL), RPC_UNAVAILABLE);
+	q.node = (char *)"nobody";
+	cr_expect_eq(ask("Verify", &q.base, D(verify_response), NULL), RPC_NOT_FOUND);
+}
