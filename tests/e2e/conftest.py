@@ -178,6 +178,11 @@ class Lab:
         return {k: v - before.get(k, 0) for k, v in self.counters(node).items()
                 if v != before.get(k, 0)}
 
+    def verified(self):
+        """Every node was compared, and none differs."""
+        done = self.ctl("verify")
+        return done.returncode == 0 and not done.stderr
+
     def ready(self):
         return programs.not_ready(programs.load()) is None
 

@@ -112,11 +112,28 @@ def test_explain(lab, group):
 
 
 def test_exit_codes(lab):
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
     assert lab.ctl("no", "such").returncode == 2
     unknown = lab.ctl("route", "list", "--node", "nobody")
     assert unknown.returncode == 1 and "node" in unknown.stderr
     assert len(unknown.stderr.strip().splitlines()) == 1
+
+
+def test_verify_while_an_agent_is_away(lab):
+    """Nothing is known to be wrong with its node; who asks for that one is told."""
+    lab.command("stop", "agent", "n3")
+    try:
+        lab.wait("it says who was not compared", lambda: lab.ctl("verify").stderr ==
+                 "mcmeshctl: 1 of 3 nodes not compared: their agents are not connected\n")
+        assert lab.ctl("verify").returncode == 0
+        nodes = {n["name"]: n for n in lab.json("verify")["nodes"]}
+        assert nodes["n1"]["ok"] and nodes["n3"]["ok"]
+        assert nodes["n3"]["detail"] == "not connected: not compared" != nodes["n1"]["detail"]
+        one = lab.ctl("verify", "--node", "n3")
+        assert one.returncode == 1 and "not connected" in one.stderr
+    finally:
+        lab.command("start", "agent", "n3")
+    lab.wait("all are compared", lab.verified, 10)
 
 
 def test_iperf_unmodified(lab, group):

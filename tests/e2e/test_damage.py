@@ -93,7 +93,7 @@ def test_entry_deleted_from_the_map(lab, group):
     lab.wait_route("n2", group, deadline_s=1)
     assert lab.ctl("verify").returncode == 3
     lab.wait_route("n2", group, ports=["n2p2"], deadline_s=2)
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
     lab.exact(member, lab.stream(lab.sender("n2p1", group), [member]))
 
 
@@ -227,7 +227,7 @@ def test_damaged_map_is_found_and_mended(lab, group, damage):
     near, far = lab.member("n2p2", group), lab.member("n3p1", group)
     lab.wait_route("n2", group, ports=["n2p2"], remotes=["n3"])
     lab.wait_route("n1", group, remotes=["n2", "n3"])
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
     # The agent writes its configuration itself now and then.
     for _ in range(3 if damage is overlay_of_another_device else 1):
         damage()
@@ -236,7 +236,7 @@ def test_damaged_map_is_found_and_mended(lab, group, damage):
             break
     assert found.returncode == 3, found.stdout
     assert "differ" in found.stdout
-    lab.wait("it is mended", lambda: lab.ctl("verify").returncode == 0)
+    lab.wait("it is mended", lambda: lab.verified())
     for sender in ("n2p1", "n1p1", "n2p2"):
         source = lab.sender(sender, group)
         members = [m for m in (near, far) if m.name != sender]
@@ -265,7 +265,7 @@ def test_node_beyond_the_limit_is_named(lab, group):
     finally:
         lab.wait("the agent is back", lab.ready, 10)
     lab.wait_route("n1", group, remotes=["n2", "n3"])
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
 
 
 def test_identity_that_is_damaged_or_cannot_be_written(lab):

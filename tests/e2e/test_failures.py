@@ -84,7 +84,7 @@ def test_controller_killed(lab, group):
     lab.wait("the mesh is whole", lab.ready, 10)
     numbers = lab.stream(sender, [member])
     lab.exact(member, numbers)
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
 
 
 def test_controller_restarted(lab, group):

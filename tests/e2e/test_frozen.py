@@ -28,7 +28,7 @@ def test_agents_stopped_for_long(patient_mesh, lab, group):
     late = Late(lab)
     members = [lab.member("n2p1", group), lab.member("n3p1", group)]
     lab.wait_route("n1", group, remotes=["n2", "n3"])
-    lab.wait("all is acknowledged", lambda: lab.ctl("verify").returncode == 0)
+    lab.wait("all is acknowledged", lambda: lab.verified())
 
     def is_between_queries():
         return int(lab.memberships("n2", group)[0]["expiresMs"]) in BETWEEN_MS
@@ -51,6 +51,6 @@ def test_agents_stopped_for_long(patient_mesh, lab, group):
     for name in NODES:
         assert "The agent was stopped" in programs.log_tail(name, 100), f"{name} did not notice"
     late.receives()
-    lab.wait("no drift", lambda: lab.ctl("verify").returncode == 0, 10)
+    lab.wait("no drift", lambda: lab.verified(), 10)
     for name in NODES:
         assert lab.memberships(name, group) or name == "n1", f"{name} forgot its member"

@@ -124,8 +124,9 @@ def agrees(lab):
 
         def clean():
             nonlocal said
-            said = asked(name, "verify").get("nodes", [])
-            return len(said) == 3 and all(n["ok"] for n in said)
+            said = asked(name, "verify")
+            return len(said.get("nodes", [])) == 3 and not said["notCompared"] and \
+                all(n["ok"] for n in said["nodes"])
 
         lab.wait(lambda: f"{name} finds no drift: {said}", clean, AGREES_S)
     lists = []

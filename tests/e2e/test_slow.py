@@ -104,7 +104,7 @@ def warm(lab, tmp_path):
             time.sleep(0.1)  # poll interval
         yield process, rss_kb(controller)
     lab.wait("the swarm is forgotten", lambda: set(nodes(lab)) == mesh, 3 * HOLD_MS / 1000 + 10)
-    lab.wait("nothing differs", lambda: lab.ctl("verify").returncode == 0)
+    lab.wait("nothing differs", lambda: lab.verified())
 
 
 def test_a_stopped_agent_costs_little(lab, group, warm):

@@ -279,7 +279,7 @@ def test_F04_router_port_outlives_the_controller(lab, group):
         lab.command("restart", "agent", "n1")
         lab.wait("the agent is back", lab.ready, 10)
         everything_once(lab, router, "n2p2", group)
-        assert lab.ctl("verify").returncode == 0
+        assert lab.verified()
 
 
 def test_F04_router_port_gets_ipv6_too(lab):
@@ -309,7 +309,7 @@ def test_F04_router_port_and_members_of_its_node_get_each_packet_once(lab, group
         all_once(lab, router, group, sender)
         assert not far.drain().numbers
     lab.wait_route("n1", group, remotes=["n2"])
-    assert lab.ctl("verify").returncode == 0
+    assert lab.verified()
 
 
 def test_F04_router_ports_across_nodes_off(lab, group):

@@ -55,7 +55,7 @@ def test_killed_under_a_stream(lab, group):
     member, far = lab.member("n2p1", group), lab.member("n3p1", group)
     late = lab.member("n3p2", late_group, join=False)
     lab.wait_route("n1", group, remotes=["n2", "n3"])
-    lab.wait("all is acknowledged", lambda: lab.ctl("verify").returncode == 0)
+    lab.wait("all is acknowledged", lambda: lab.verified())
     sender, size = lab.sender("n1p1", group), log_size()
 
     def trouble():
@@ -69,7 +69,7 @@ def test_killed_under_a_stream(lab, group):
     lab.exact(far, numbers)
     lab.wait_route("n1", late_group, remotes=["n3"], deadline_s=10)
     lab.exact(late, lab.stream(lab.sender("n1p1", late_group), [late]))
-    lab.wait("verified", lambda: lab.ctl("verify").returncode == 0, 10)
+    lab.wait("verified", lambda: lab.verified(), 10)
     lab.command("stop", "controller", "c1")
     summary = last_summary(log_after(size))
     lab.command("start", "controller", "c1")
@@ -115,7 +115,7 @@ def test_deleted_file_withdraws_nothing(lab, group):
     late = lab.member("n3p1", new)
     lab.wait_route("n1", new, remotes=["n3"])
     lab.exact(late, lab.stream(lab.sender("n1p1", new), [late]))
-    lab.wait("verified", lambda: lab.ctl("verify").returncode == 0, 10)
+    lab.wait("verified", lambda: lab.verified(), 10)
 
 
 def test_damaged_file_is_refused_and_kept(lab, group):

@@ -72,7 +72,7 @@ def test_traffic_and_commands(tls_lab, group):
     member = tls_lab.member("n2p1", group)
     tls_lab.wait_route("n1", group, remotes=["n2"])
     tls_lab.exact(member, tls_lab.stream(tls_lab.sender("n1p1", group), [member]))
-    assert tls_lab.ctl("verify").returncode == 0
+    assert tls_lab.verified()
 
 
 def test_without_a_certificate(tls_lab, client):
@@ -173,7 +173,7 @@ def test_rotation_of_everything(tls_lab, group, other_pki):
         numbers = tls_lab.stream(tls_lab.sender("n1p1", group), [member], meanwhile=rotate())
         tls_lab.exact(member, numbers)
         assert log_of("c1").count("an agent connected") == sessions, "a session was broken"
-        assert tls_lab.ctl("verify").returncode == 0
+        assert tls_lab.verified()
         # Who has to connect again comes with the new one: only the new is trusted now.
         ended = log_of("n3").count("No session with a controller")
         tls_lab.command("cut", "n3")
@@ -229,7 +229,7 @@ def test_a_stream_ends_with_its_certificate(tls_lab, group):
     finally:
         pki("node", "n3", "--vtep", topo.vtep("n3"))
     tls_lab.wait("n3 is connected", tls_lab.ready, 10)
-    assert tls_lab.ctl("verify").returncode == 0
+    assert tls_lab.verified()
 
 
 def test_agent_that_has_no_good_files_works_alone(tls_lab, group):
