@@ -696,8 +696,7 @@ static int start(struct agent *a, char why[AGENT_WHY_MAX])
 			"vtep is not an address of this node: other nodes' copies cannot arrive "
 			"until it is. vtep=%s",
 			addr_format(&a->config->vtep, text));
-	if (!HASH_COUNT(a->ports))
-		log_warning("No interface matches a port pattern yet; the agent waits for one.");
+	agent_ports_tell_unmatched(a);
 	r = agent_link_new(a, &a->link);
 	if (r >= 0)
 		r = sources_init(a);

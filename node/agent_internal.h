@@ -168,6 +168,8 @@ const char *agent_port_name(const struct agent *agent, uint32_t ifindex);
 void agent_ports_expire(struct agent *agent, uint64_t now_ms);
 uint64_t agent_ports_next_ms(const struct agent *agent);
 void agent_ports_configure(struct agent *agent, uint32_t segment);
+/* Into the log: patterns that no interface matches. */
+void agent_ports_tell_unmatched(const struct agent *agent);
 void agent_ports_free(struct agent *agent);
 int agent_overlay_ensure(struct agent *agent, char why[AGENT_WHY_MAX]);
 

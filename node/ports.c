@@ -365,6 +365,34 @@ uint64_t agent_ports_next_ms(const struct agent *a)
 	return due;
 }
 
+static bool pattern_has_port(const struct agent *a, const struct node_port_pattern *pattern)
+{
+	struct agent_port *port, *next;
+
+	HASH_ITER (hh, a->ports, port, next) {
+		if (fnmatch(pattern->match, port->name, 0) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Once: ports come and go, and a file that all nodes share may name more than one has. */
+void agent_ports_tell_unmatched(const struct agent *a)
+{
+	if (!HASH_COUNT(a->ports)) {
+		log_warning("No interface matches a port pattern yet; the agent waits for one.");
+		return;
+	}
+	for (size_t i = 0; i < a->config->n_ports; i++) {
+		const struct node_port_pattern *pattern = &a->config->ports[i];
+
+		if (!pattern_has_port(a, pattern))
+			log_info("No interface matches this port pattern yet. match=\"%s\" "
+				 "segment=%u",
+				 pattern->match, pattern->segment);
+	}
+}
+
 void agent_ports_free(struct agent *a)
 {
 	struct agent_port *port, *next;

@@ -267,6 +267,23 @@ def test_pattern_that_matches_nothing(lab, agent):
     assert "pattern" in one.text(), "it does not say that no interface matches"
 
 
+def test_one_pattern_of_several_that_matches_nothing(lab, agent):
+    """Told once, and of those that match nothing."""
+    with sockets.namespace("c1"):
+        subprocess.run(["ip", "link", "add", "extra1", "type", "veth", "peer", "name", "extra2"],
+                       check=True)
+    try:
+        one = agent(ports=[{"match": "extra1", "segment": 1}, {"match": "typo*", "segment": 7}])
+        lab.wait("it answers", lambda: one.ctl("port", "list").returncode == 0, 10)
+        assert len(json.loads(one.ctl("port", "list").stdout)["ports"]) == 1
+        said = [line for line in one.text().splitlines() if "pattern" in line]
+        assert len(said) == 1 and 'match="typo*"' in said[0], one.text()
+        one.end()
+    finally:
+        with sockets.namespace("c1"):
+            subprocess.run(["ip", "link", "del", "extra1"])
+
+
 def test_controller_not_reachable(lab, agent):
     """Keeps trying, works meanwhile, and says so once."""
     one = agent(controllers=["203.0.113.249:1"])
