@@ -28,9 +28,11 @@
 const char *argp_program_version = "mcmesh-controller " MCMESH_VERSION;
 
 enum { EXPORT = 1000, IMPORT, FORCE };
+#define WORDS_MAX 3 /* store export FILE */
 
 struct arguments {
 	const char *config, *listen, *store, *export, *import;
+	const char *words[WORDS_MAX];
 	bool force;
 	bool insecure;
 	bool check;
@@ -52,6 +54,28 @@ static const struct argp_option options[] = {
 	{ "force", FORCE, NULL, 0, "Import over what the store has", 1 },
 	{ 0 },
 };
+
+/* `store export FILE` and `store import FILE`: words for the options of these names. */
+static void parse_words(struct arguments *a, struct argp_state *state)
+{
+	const char **to = NULL;
+
+	if (!a->words[0])
+		return;
+	if (strcmp(a->words[0], "store") != 0)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "there is no command \"%s\": use store export FILE, or store import "
+			     "FILE [--force]",
+			     a->words[0]);
+	if (a->words[1])
+		to = strcmp(a->words[1], "export") == 0	  ? &a->export
+		     : strcmp(a->words[1], "import") == 0 ? &a->import
+							  : NULL;
+	if (!to || !a->words[2] || *to)
+		argp_failure(state, EXIT_USAGE, 0,
+			     "use store export FILE, or store import FILE [--force]");
+	*to = a->words[2];
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -80,14 +104,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->force = true;
 		return 0;
 	case ARGP_KEY_END:
+		parse_words(a, state);
 		if ((a->export && a->import) || (a->force && !a->import))
-			argp_error(state, "use --export FILE, or --import FILE [--force]");
+			argp_failure(state, EXIT_USAGE, 0,
+				     "use --export FILE, or --import FILE [--force]");
 		return 0;
 	case 'i':
 		a->insecure = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		argp_error(state, "unexpected argument \"%s\"", arg);
+		if (state->arg_num >= WORDS_MAX)
+			argp_failure(state, EXIT_USAGE, 0, "\"%s\" is one word too many", arg);
+		a->words[state->arg_num] = arg;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -236,9 +264,13 @@ static int run(const struct controller_config *config, const char *path, struct 
 
 int main(int argc, char **argv)
 {
-	static const struct argp argp = {
-		options, parse, NULL, "The controller of a multicast mesh.", NULL, NULL, NULL
-	};
+	static const struct argp argp = { options,
+					  parse,
+					  "\nstore export FILE\nstore import FILE [--force]",
+					  "The controller of a multicast mesh.",
+					  NULL,
+					  NULL,
+					  NULL };
 	static struct signals signals;
 	struct controller_config *config = NULL;
 	struct arguments a = { 0 };

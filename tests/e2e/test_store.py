@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a controller finds again (law L4): its store is a file."""
+import json
 import re
 import sqlite3
+import subprocess
 
 import programs
 import pytest
@@ -137,3 +139,33 @@ def test_damaged_file_is_refused_and_kept(lab, group):
         lab.command("start", "controller", "c1")
     lab.wait("the mesh is whole", lab.ready, 10)
     lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+
+
+def controller(*args):
+    return subprocess.run([programs.program("mcmesh-controller"), *map(str, args)], text=True,
+                          capture_output=True, timeout=20)
+
+
+def test_export_and_import_by_words(lab, tmp_path):
+    """As words or as options, from a store that is in use into a new one."""
+    wait_whole(lab)
+    file, new = tmp_path / "export", f"sqlite:{tmp_path}/new.db"
+    done = controller("--store", f"sqlite:{store_file()}", "store", "export", file)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(f'"{node}"' in file.read_text() for node in ("n1", "n2", "n3"))
+    assert controller("store", "import", file, "-s", new).returncode == 0
+    assert controller("store", "import", file, "-s", new).returncode == 1
+    assert controller("store", "import", "--force", file, "-s", new).returncode == 0
+    assert controller("-s", new, "--export", "-").stdout.count("\n") == len(rows)
+
+
+@pytest.mark.parametrize("args", [
+    ["store"], ["store", "export"], ["store", "frob", "x"], ["frob"], ["store", "export", "x", "y"],
+    ["store", "import", "x", "--export", "y"], ["store", "import", "x", "--import", "y"],
+    ["store", "export", "x", "--force"],
+])
+def test_wrong_words_are_2_and_one_sentence(args):
+    done = controller(*args)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("mcmesh-controller: ") and done.stderr.count("\n") == 1
