@@ -22,7 +22,10 @@
  *       query_response_interval_ms: 10000, robustness: 2,
  *       last_member_query_interval_ms: 1000, max_groups_per_port: 4096,
  *       max_sources_per_group: 1024, max_hosts_per_group: 256,
- *       max_reports_per_second: 10000, igmp_version: 3, mld_version: 2 }
+ *       max_reports_per_second: 10000, igmp_version: 3, mld_version: 2,
+ *       membership_interval_ms: 270000, last_member_query_count: 2,
+ *       startup_query_interval_ms: 31250, startup_query_count: 2,
+ *       accept_global_mld_source: off }
  *   segments:                 # settings of one segment, above the defaults
  *     - { segment: 100, link_local_across_nodes: on }
  *   tls: { cacert: PATH, cert: PATH, key: PATH }

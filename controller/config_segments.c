@@ -18,6 +18,10 @@
 /* RFC 9776 section 8: what a file that names only one of two is checked against. */
 #define QUERY_INTERVAL_MS    125000
 #define RESPONSE_INTERVAL_MS 10000
+/* Robustness times the query interval and two response intervals, at most. */
+#define MEMBERSHIP_INTERVAL_MS_MAX \
+	(ROBUSTNESS_MAX * QUERY_INTERVAL_MS_MAX + 2 * RESPONSE_INTERVAL_MS_MAX)
+#define QUERY_COUNT_MAX 255
 
 #define ON  MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON
 #define OFF MCMESH__V1__SEGMENT_CONFIG__SWITCH__OFF
@@ -41,6 +45,7 @@ static const cyaml_strval_t unregistered[] = {
 	SWITCH(type, path, link_local_across_nodes), SWITCH(type, path, fast_leave),            \
 		SWITCH(type, path, querier), SWITCH(type, path, querier_guard),                 \
 		SWITCH(type, path, require_router_alert),                                       \
+		SWITCH(type, path, accept_global_mld_source),                                   \
 		SWITCH(type, path, router_ports_across_nodes), SWITCH(type, path, proxy),       \
 		CYAML_FIELD_ENUM("unregistered", STRICT, type, path unregistered, unregistered, \
 				 ARRAY_SIZE(unregistered)),                                     \
@@ -51,7 +56,10 @@ static const cyaml_strval_t unregistered[] = {
 		NUMBER(type, path, max_sources_per_group),                                      \
 		NUMBER(type, path, max_hosts_per_group),                                        \
 		NUMBER(type, path, max_reports_per_second), NUMBER(type, path, igmp_version),   \
-		NUMBER(type, path, mld_version)
+		NUMBER(type, path, mld_version), NUMBER(type, path, membership_interval_ms),    \
+		NUMBER(type, path, last_member_query_count),                                    \
+		NUMBER(type, path, startup_query_interval_ms),                                  \
+		NUMBER(type, path, startup_query_count)
 
 #define NOTHING
 const cyaml_schema_field_t config_defaults_fields[] = {
@@ -90,11 +98,18 @@ static int check(const char *path, uint32_t segment, const struct log_config *c,
 		{ "max_reports_per_second", c->max_reports_per_second, 1, LIMIT_MAX },
 		{ "igmp_version", c->igmp_version, 1, 3 },
 		{ "mld_version", c->mld_version, 1, 2 },
+		{ "membership_interval_ms", c->membership_interval_ms, 1000,
+		  MEMBERSHIP_INTERVAL_MS_MAX },
+		{ "last_member_query_count", c->last_member_query_count, 1, QUERY_COUNT_MAX },
+		{ "startup_query_interval_ms", c->startup_query_interval_ms, INTERVAL_MS_MIN,
+		  QUERY_INTERVAL_MS_MAX },
+		{ "startup_query_count", c->startup_query_count, 1, QUERY_COUNT_MAX },
 	};
 	uint32_t interval = c->query_interval_ms ?: above->query_interval_ms ?: QUERY_INTERVAL_MS;
 	uint32_t response = c->query_response_interval_ms ?:
 			    above->query_response_interval_ms ?:
 			    RESPONSE_INTERVAL_MS;
+	uint32_t membership = c->membership_interval_ms ?: above->membership_interval_ms;
 
 	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
 		const struct range *r = &ranges[i];
@@ -111,6 +126,13 @@ static int check(const char *path, uint32_t segment, const struct log_config *c,
 			 "%s: query_response_interval_ms %u of segment %u is not less than its "
 			 "query_interval_ms %u",
 			 path, response, segment, interval);
+		return -EINVAL;
+	}
+	if (membership && membership <= interval + response) {
+		snprintf(why, CONFIG_WHY_MAX,
+			 "%s: membership_interval_ms %u of segment %u would end members before "
+			 "they are asked again: give more than %u",
+			 path, membership, segment, interval + response);
 		return -EINVAL;
 	}
 	return 0;

@@ -182,6 +182,11 @@ static Mcmesh__V1__ConfigChange *config_change(struct arena *arena, const struct
 	to->max_reports_per_second = from->max_reports_per_second;
 	to->igmp_version = from->igmp_version;
 	to->mld_version = from->mld_version;
+	to->membership_interval_ms = from->membership_interval_ms;
+	to->last_member_query_count = from->last_member_query_count;
+	to->startup_query_interval_ms = from->startup_query_interval_ms;
+	to->startup_query_count = from->startup_query_count;
+	to->accept_global_mld_source = from->accept_global_mld_source;
 	return c;
 }
 

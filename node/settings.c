@@ -284,6 +284,11 @@ static void gmp_over(const Mcmesh__V1__SegmentConfig *from, struct gmp_config *t
 	over_number(from->query_response_interval_ms, &to->query_response_interval_ms);
 	over_number(from->robustness, &to->robustness);
 	over_number(from->last_member_query_interval_ms, &to->last_member_query_interval_ms);
+	over_number(from->last_member_query_count, &to->last_member_query_count);
+	over_number(from->startup_query_interval_ms, &to->startup_query_interval_ms);
+	over_number(from->startup_query_count, &to->startup_query_count);
+	over_number(from->membership_interval_ms, &to->membership_interval_ms);
+	over_switch(from->accept_global_mld_source, &to->accept_global_mld_source);
 	over_number(from->max_groups_per_port, &to->max_groups);
 	over_number(from->max_sources_per_group, &to->max_sources);
 	over_number(from->max_hosts_per_group, &to->max_hosts);

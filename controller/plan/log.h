@@ -39,6 +39,8 @@ struct log_config {
 	uint32_t max_groups_per_port, max_sources_per_group, max_hosts_per_group;
 	uint32_t max_reports_per_second;
 	uint32_t igmp_version, mld_version;
+	uint32_t membership_interval_ms, last_member_query_count;
+	uint32_t startup_query_interval_ms, startup_query_count, accept_global_mld_source;
 };
 
 /* What changes: strings, sources and settings are borrowed. */

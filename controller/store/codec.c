@@ -36,6 +36,11 @@ const struct store_setting store_settings[] = {
 	SETTING(17, proxy),
 	SETTING(18, igmp_version),
 	SETTING(19, mld_version),
+	SETTING(20, membership_interval_ms),
+	SETTING(21, last_member_query_count),
+	SETTING(22, startup_query_interval_ms),
+	SETTING(23, startup_query_count),
+	SETTING(24, accept_global_mld_source),
 };
 const size_t store_n_settings = ARRAY_SIZE(store_settings);
 

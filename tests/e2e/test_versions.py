@@ -7,7 +7,7 @@ import change
 import pytest
 import topology as topo
 import wire
-from conftest import LEAVE_S, MEMBERSHIP_S, SLACK_S
+from conftest import LEAVE_S, MEMBERSHIP_S, QUERY_MS, RESPONSE_MS, SLACK_S
 
 LEFT_S = LEAVE_S + SLACK_S / 2  # well before it would age
 OLDER_HOST_S = (2 * 1500 + 300) / 1000
@@ -388,6 +388,26 @@ def test_C14_settings_change_while_it_streams(lab, group):
     assert done[0] <= 1 and done[1]
     lab.wait("it asks as before", lambda: len(
         [f for f in igmp_queries(tap) if wire.igmp_of(f)[9] == 1]) >= 2, 4 + SLACK_S)
+
+
+def test_C14_membership_and_last_member_counts_at_run_time(lab, group):
+    """A silent host stays for as long as the segment says, a leave is asked as often."""
+    silent = lab.new_group()
+    with change.segment_settings(lab, last_member_query_count=4, startup_query_count=1,
+                                 startup_query_interval_ms=1000, query_interval_ms=QUERY_MS,
+                                 query_response_interval_ms=RESPONSE_MS,
+                                 membership_interval_ms=int(MEMBERSHIP_S * 2000)):
+        tap = lab.tap("n2p1")
+        joined = time.monotonic()
+        for g in (group, silent):
+            tap.send(wire.v3_report("n2p1", wire.record(wire.TO_EX, g)))
+            lab.wait_route("n1", g, remotes=["n2"])
+        tap.send(wire.v3_report("n2p1", wire.record(wire.TO_IN, group)))
+        lab.wait("it is asked four times", lambda: len(igmp_queries(tap, group)) == 4)
+        lab.wait_route("n1", group, deadline_s=LEAVE_S * 2 + SLACK_S)
+        assert len(igmp_queries(tap, group)) == 4
+        lab.wait_route("n1", silent, deadline_s=MEMBERSHIP_S * 2 + SLACK_S)
+        assert time.monotonic() - joined > MEMBERSHIP_S * 1.9
 
 
 def test_A11_router_alert_required_at_run_time(lab, group):

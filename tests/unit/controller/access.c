@@ -394,6 +394,43 @@ Test(access, records_that_are_wrong)
 	wrong_file("nodes: [{ vteps: [203.0.113.1] }]\n", "name");
 }
 
+Test(access, settings_of_segments_that_are_wrong)
+{
+	wrong_file("segments: [{ segment: 7, last_member_query_count: 256 }]\n",
+		   "last_member_query_count of segment 7 is 256, but must be 1 to 255");
+	wrong_file("segments: [{ segment: 7, startup_query_interval_ms: 99 }]\n",
+		   "startup_query_interval_ms of segment 7 is 99, but must be 100 to");
+	wrong_file("segments: [{ segment: 7, query_interval_ms: 20000, "
+		   "membership_interval_ms: 30000 }]\n",
+		   "give more than 30000");
+	wrong_file("defaults: { query_interval_ms: 20000, membership_interval_ms: 60000 }\n"
+		   "segments: [{ segment: 7, query_interval_ms: 50000 }]\n",
+		   "membership_interval_ms 60000 of segment 7");
+}
+
+Test(access, timers_and_counts_of_a_segment)
+{
+	const struct log_config *s;
+	struct controller_config *cfg;
+	char why[CONFIG_WHY_MAX];
+
+	snprintf(dir, sizeof(dir), "/tmp/mcmesh-access-XXXXXX");
+	cr_assert_not_null(mkdtemp(dir));
+	file_text = "segments: [{ segment: 7, membership_interval_ms: 300000, "
+		    "last_member_query_count: 5, startup_query_interval_ms: 700, "
+		    "startup_query_count: 6, accept_global_mld_source: on }]\n";
+	cr_assert_eq(file_load(&cfg, why), 0, "%s", why);
+	cr_assert_eq(cfg->segments_count, 1);
+	s = &cfg->segments[0].config;
+	cr_assert_eq(s->membership_interval_ms, 300000);
+	cr_assert_eq(s->last_member_query_count, 5);
+	cr_assert_eq(s->startup_query_interval_ms, 700);
+	cr_assert_eq(s->startup_query_count, 6);
+	cr_assert_eq(s->accept_global_mld_source, MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON);
+	controller_config_free(cfg);
+	nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
 static int listen_on(const char *address, bool tls, bool insecure)
 {
 	static struct config_tls none;

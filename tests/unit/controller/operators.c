@@ -233,7 +233,10 @@ static void on_settings(const Mcmesh__V1__ConfigChange *change)
 	else if (change->segment == 100)
 		settings_100 +=
 			s->link_local_across_nodes == MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON &&
-			s->max_groups_per_port == 7 && s->query_interval_ms == 0;
+			s->max_groups_per_port == 7 && s->query_interval_ms == 0 &&
+			s->membership_interval_ms == 300000 && s->last_member_query_count == 5 &&
+			s->startup_query_interval_ms == 700 && s->startup_query_count == 6 &&
+			s->accept_global_mld_source == MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON;
 	cr_assert_eq(s->n_static_ports, 0);
 }
 
@@ -246,6 +249,11 @@ static void configure_segments(struct controller_config *into)
 	struct log_config one = {
 		.link_local_across_nodes = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON,
 		.max_groups_per_port = 7,
+		.membership_interval_ms = 300000,
+		.last_member_query_count = 5,
+		.startup_query_interval_ms = 700,
+		.startup_query_count = 6,
+		.accept_global_mld_source = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON,
 	};
 
 	cr_assert_eq(controller_config_add_segment(into, 0, &defaults), 0);

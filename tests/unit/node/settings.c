@@ -75,6 +75,11 @@ Test(settings, a_segment_stands_above_the_mesh_and_that_above_the_file)
 	own.robustness = 4;
 	own.igmp_version = 2;
 	own.mld_version = 1;
+	own.membership_interval_ms = 300000;
+	own.last_member_query_count = 5;
+	own.startup_query_interval_ms = 700;
+	own.startup_query_count = 6;
+	own.accept_global_mld_source = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON;
 	own.unregistered = MCMESH__V1__SEGMENT_CONFIG__UNREGISTERED__FLOOD;
 	own.link_local_across_nodes = MCMESH__V1__SEGMENT_CONFIG__SWITCH__ON;
 	cr_assert_eq(change(s, 0, &mesh, false), 0);
@@ -86,6 +91,11 @@ Test(settings, a_segment_stands_above_the_mesh_and_that_above_the_file)
 	cr_assert_eq(gmp.robustness, 4);
 	cr_assert_eq(gmp.igmp_version, GMP_IGMPV2);
 	cr_assert_eq(gmp.mld_version, GMP_MLDV1);
+	cr_assert_eq(gmp.membership_interval_ms, 300000);
+	cr_assert_eq(gmp.last_member_query_count, 5);
+	cr_assert_eq(gmp.startup_query_interval_ms, 700);
+	cr_assert_eq(gmp.startup_query_count, 6);
+	cr_assert(gmp.accept_global_mld_source);
 	cr_assert_eq(gmp.max_groups, 5);
 	settings_datapath(s, &dp);
 	cr_assert(dp.link_local_remote);
