@@ -9,7 +9,7 @@ import pytest
 from conftest import TOP
 from test_kernel import note
 
-BINARIES = ("packets", "datapath", "engines")
+BINARIES = ("packets", "datapath", "flows", "engines")
 
 
 @pytest.mark.parametrize("name", BINARIES)
