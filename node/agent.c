@@ -387,6 +387,9 @@ void agent_effects_run(struct agent *a)
 		case GMP_FX_ROUTER:
 			router_effect(a, item);
 			break;
+		case GMP_FX_OLDER:
+			agent_port_older(a, item->port, item->version);
+			break;
 		case GMP_FX_PROXY:
 			proxy_tell(a, agent_port_find(a, item->port));
 			break;

@@ -163,6 +163,7 @@ bool agent_has_segment(const struct agent *agent, uint32_t segment);
 extern const struct rtnl_ops agent_rtnl_ops;
 
 struct agent_port *agent_port_find(const struct agent *agent, uint32_t ifindex);
+void agent_port_older(const struct agent *agent, uint32_t ifindex, enum gmp_version version);
 struct agent_port *agent_port_find_name(const struct agent *agent, const char *name);
 const char *agent_port_name(const struct agent *agent, uint32_t ifindex);
 void agent_ports_expire(struct agent *agent, uint64_t now_ms);

@@ -27,6 +27,21 @@ struct agent_port *agent_port_find(const struct agent *a, uint32_t ifindex)
 	return port;
 }
 
+void agent_port_older(const struct agent *a, uint32_t ifindex, enum gmp_version version)
+{
+	static const char *const names[] = {
+		[GMP_IGMPV1] = "IGMPv1",
+		[GMP_IGMPV2] = "IGMPv2",
+		[GMP_MLDV1] = "MLDv1",
+	};
+	const struct agent_port *port = agent_port_find(a, ifindex);
+
+	if (port)
+		log_warning("A router on the port asks in an older version, and so does the agent "
+			    "there: set the same version in both. port=%s version=%s",
+			    port->name, names[version]);
+}
+
 struct agent_port *agent_port_find_name(const struct agent *a, const char *name)
 {
 	struct agent_port *port, *next;

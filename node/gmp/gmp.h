@@ -89,6 +89,7 @@ enum gmp_fx_type {
 	GMP_FX_MEMBERSHIP, /* what (port, group) forwards changed: read it */
 	GMP_FX_QUERY,	   /* send `frame` (whole Ethernet frame) out of the port */
 	GMP_FX_ROUTER,	   /* the port became, or is no longer, a router port: `on` */
+	GMP_FX_OLDER,	   /* a querier of an older `version` than ours began: for the log */
 	GMP_FX_PROXY,	   /* the port's proxy begins: tell it all by gmp_port_want() */
 	GMP_FX_SEND,	   /* a report of the proxy: send `frame` out of the port */
 	GMP_FX_REPORT,	   /* a host's report, for ports with gmp_port_takes_reports() */
@@ -102,7 +103,8 @@ struct gmp_fx_item {
 	uint32_t port;
 	struct addr group;
 	bool on;
-	bool v6;		       /* GMP_FX_PASS */
+	bool v6; /* GMP_FX_PASS */
+	enum gmp_version version;
 	uint32_t frame_off, frame_len; /* into the list's arena: gmp_fx_frame() */
 	const char *trace_old, *trace_new, *trace_event;
 };

@@ -252,6 +252,20 @@ void port_query_passed(struct port *port, const struct wire_message *m, uint64_t
 	hear(port, m, now);
 }
 
+/* 7.3.1: a warning, and not again before that querier was silent for its time. */
+static void older_warn(const struct port *port, const struct wire_message *m, uint64_t now,
+		       struct gmp_fx *fx)
+{
+	struct gmp_fx_item *item;
+
+	if (port->family[m->v6].older_until > now ||
+	    m->version >= (m->v6 ? port->config.mld_version : port->config.igmp_version))
+		return;
+	item = fx_push(fx, GMP_FX_OLDER, port->id);
+	if (item)
+		item->version = m->version;
+}
+
 /* True: it was applied. */
 bool port_query_input(struct port *port, const struct wire_message *m, uint64_t now,
 		      struct gmp_fx *fx)
@@ -277,6 +291,7 @@ bool port_query_input(struct port *port, const struct wire_message *m, uint64_t 
 		/* First, as the timers follow what the elected querier says. */
 		elect(port, m, now);
 		f->router_until = now + port_other_querier_ms(port, m->v6);
+		older_warn(port, m, now, fx);
 		/* 7.3.1: the lowest version on the link. */
 		if (f->older_until <= now || m->version <= f->older) {
 			f->older = m->version;

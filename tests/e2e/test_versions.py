@@ -4,6 +4,7 @@ import struct
 import time
 
 import change
+import programs
 import pytest
 import topology as topo
 import wire
@@ -321,6 +322,8 @@ def test_D13_older_querier_sets_the_version(lab):
         lab.wait("version 3", lambda: [f for f in igmp_queries(tap) if len(wire.igmp_of(f)) == 12])
         tap.send(wire.query("n3p1", "198.18.3.199", cut=8))
         lab.wait("router", lambda: is_router(lab, "n3p1"))
+        assert (programs.RUN / "n3/agent.log").read_text().count(
+            "port=n3p1 version=IGMPv2") == 1
         tap.drain()
         tap.frames.clear()
         frame = lab.wait("a query", lambda: igmp_queries(tap), 1.5 + SLACK_S)[0]

@@ -574,6 +574,10 @@ Test(conformance, D13_an_older_querier_sets_the_version)
 
 		q.version = v6 ? GMP_MLDV1 : GMP_IGMPV2;
 		rig_query(rig, P1, &q);
+		cr_assert_eq(rig_effects(rig, P1, GMP_FX_OLDER), 1, "it is told");
+		cr_assert_eq(rig->fx.items[0].version, q.version);
+		rig_query(rig, P1, &q);
+		cr_assert_eq(rig_effects(rig, P1, GMP_FX_OLDER), 0, "not with each query");
 		cr_assert_eq(generals(rig, 125000), 1);
 		cr_assert_str_eq(rig_queries(rig, P1), "Q()old");
 		/* Sources cannot be asked for: their timers are left alone. */
@@ -587,6 +591,8 @@ Test(conformance, D13_an_older_querier_sets_the_version)
 		generals(rig, 200000);
 		cr_assert_eq(generals(rig, 125000), 1);
 		cr_assert_str_eq(rig_queries(rig, P1), "Q()", "it has gone");
+		rig_query(rig, P1, &q);
+		cr_assert_eq(rig_effects(rig, P1, GMP_FX_OLDER), 1, "it is told again");
 		rig_free(rig);
 	}
 }
