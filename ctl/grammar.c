@@ -97,6 +97,8 @@ const struct ctl_command ctl_commands[] = {
 };
 const size_t ctl_n_commands = ARRAY_SIZE(ctl_commands);
 
+#define VERBS_MAX 64
+
 static int usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static int usage(const char *format, ...)
 {
@@ -226,6 +228,10 @@ static int common_option(struct ctl_options *o, int argc, char **argv, int *at)
 	int r;
 
 	r = option_is("-o", argc, argv, at, &value);
+	if (!r && strncmp(argv[*at], "-o", 2) == 0) {
+		value = argv[*at] + 2; /* -ojson */
+		r = 1;
+	}
 	if (!r)
 		r = option_is("--output", argc, argv, at, &value);
 	if (r > 0) {
@@ -262,6 +268,36 @@ static const struct ctl_command *command_find(char **words, size_t n, size_t *re
 		return c;
 	}
 	return NULL;
+}
+
+/* "list, drain"; false: no command has the noun and a verb. */
+static bool verbs_of(const char *noun, char ret_verbs[VERBS_MAX])
+{
+	size_t len = 0;
+
+	for (size_t i = 0; i < ctl_n_commands; i++) {
+		const struct ctl_command *c = &ctl_commands[i];
+
+		if (c->verb && strcmp(noun, c->noun) == 0)
+			len += (size_t)snprintf(ret_verbs + len, VERBS_MAX - len, "%s%s",
+						len ? ", " : "", c->verb);
+	}
+	return len;
+}
+
+/* The line has no command: which are there for what it has? With --help that is no
+ * mistake of a noun alone. */
+static int no_command(const struct ctl_options *o, char **words, size_t n)
+{
+	char verbs[VERBS_MAX];
+
+	if (!verbs_of(words[0], verbs))
+		return usage("there is no command \"%s\"", words[0]);
+	if (n == 1 && o->help)
+		return 0;
+	if (n == 1)
+		return usage("%s needs a verb: %s", words[0], verbs);
+	return usage("%s has no verb \"%s\", but %s", words[0], words[1], verbs);
 }
 
 static bool is_flag(const struct ctl_command *c, const struct ctl_argument *a)
@@ -343,9 +379,23 @@ static void default_mode(ProtobufCMessage *m, uint32_t seen, const struct ctl_co
 					  : MCMESH__V1__FILTER__MODE__EXCLUDE;
 }
 
+/* The first required argument without a value; or NULL. */
+static const char *missing(const struct ctl_command *c, const ProtobufCMessage *m, uint32_t seen)
+{
+	for (size_t i = 0; i < CTL_ARGUMENTS_MAX && c->arguments[i].name; i++) {
+		const struct ctl_argument *a = &c->arguments[i];
+		const ProtobufCFieldDescriptor *f = ctl_field(m, a->field);
+
+		if (a->required && (!(seen & (1u << i)) || !**(char **)ctl_value(m, f)))
+			return a->name;
+	}
+	return NULL;
+}
+
 static int apply(struct ctl_options *o, char **words, size_t n)
 {
 	const struct ctl_command *c = o->command;
+	const char *name;
 	ProtobufCMessage *m;
 	uint32_t seen = 0;
 	int r = 0;
@@ -368,10 +418,9 @@ static int apply(struct ctl_options *o, char **words, size_t n)
 	}
 	if (r || o->help)
 		return r;
-	for (size_t i = 0; i < CTL_ARGUMENTS_MAX && c->arguments[i].name; i++)
-		if (c->arguments[i].required && !(seen & (1u << i)))
-			return usage("%s%s%s needs %s", c->noun, c->verb ? " " : "", c->verb ?: "",
-				     c->arguments[i].name);
+	name = missing(c, m, seen);
+	if (name)
+		return usage("%s%s%s needs %s", c->noun, c->verb ? " " : "", c->verb ?: "", name);
 	default_mode(m, seen, c);
 	return 0;
 }
@@ -436,16 +485,18 @@ int ctl_parse(int argc, char **argv, struct ctl_options *ret_options)
 	o->agent = agent_target(o->agent); /* owned from here */
 	if (r || !o->agent)
 		return r ?: CTL_FAILED;
+	if (n_plain && strcmp(plain[0], "help") == 0) {
+		o->help = true;
+		memmove(plain, plain + 1, --n_plain * sizeof(*plain));
+	}
 	if (n_plain == 0) {
 		if (o->help)
 			return 0;
-		return usage(n_rest ? "%s: which command?" : "which command?%s",
-			     n_rest ? rest[0] : "");
+		return usage("%s%sno command is named", n_rest ? rest[0] : "", n_rest ? ": " : "");
 	}
 	o->command = command_find(plain, n_plain, &used);
 	if (!o->command)
-		return usage("there is no command \"%s%s%s\"", plain[0], n_plain > 1 ? " " : "",
-			     n_plain > 1 ? plain[1] : "");
+		return no_command(o, plain, n_plain);
 	if (!(o->command->agent ? o->agent : o->controller)[0])
 		return usage("the target is empty: --%s needs HOST:PORT or unix:/PATH",
 			     o->command->agent ? "agent" : "controller");

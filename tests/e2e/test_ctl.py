@@ -134,6 +134,7 @@ def test_options_may_stand_anywhere(fake, pb):
         pb["mesh"].ListRoutesResponse if hasattr(q, "node") else pb["agent"].ListFibResponse
     )(routes=[pb["types"].Route(segment=1, group="239.1.1.1", source="*")])
     for args in (["--node", "n1", "route", "list"], ["route", "list", "--node=n1"],
+                 ["-ojson", "route", "--node=n1", "list"],
                  ["route", "--node", "n1", "list", "-o", "table"]):
         assert ctl(fake, *args, "-o", "json").returncode == 0, args
     assert {q.node for q in fake.requests["ListRoutes"]} == {"n1"}
@@ -270,12 +271,23 @@ def test_errors_say_what_to_do(fake, pb, tmp_path):
 @pytest.mark.parametrize("args", [
     [], ["node"], ["node", "frob"], ["node", "list", "--segment", "1"], ["route", "list"],
     ["group", "list", "--segment", "-1"], ["-o", "xml", "node", "list"], ["node", "list", "x"],
-    ["explain", "--group"],
+    ["explain", "--group"], ["-v"], ["-oxml", "node", "list"], ["route", "list", "--node="],
+    ["static", "remove", "--node", "n1", "--port", "", "--group", "239.1.1.1"], ["frob", "--help"],
+    ["--controller=", "node", "list"], ["node", "list", "--local=1"], ["node", "drain", "a", "b"],
 ])
 def test_bad_usage_is_2_and_one_sentence(args):
     r = subprocess.run([find_ctl(), *args], capture_output=True, text=True, timeout=20)
     assert r.returncode == 2 and r.stdout == ""
     assert r.stderr.startswith("mcmeshctl: ") and r.stderr.count("\n") == 1
+
+
+def test_a_noun_without_its_verb_is_told_the_verbs():
+    for args in (["node"], ["node", "frob"], ["-o", "json", "node"]):
+        r = subprocess.run([find_ctl(), *args], capture_output=True, text=True, timeout=20)
+        assert r.returncode == 2 and "list, drain" in r.stderr, args
+    for args in (["help"], ["help", "node"], ["node", "--help"], ["help", "node", "list"]):
+        r = subprocess.run([find_ctl(), *args], capture_output=True, text=True, timeout=20)
+        assert (r.returncode, r.stderr) == (0, "") and "node list" in r.stdout, args
 
 
 def test_help_for_everything():
