@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <sodium/utils.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "controller/mesh_internal.h"
@@ -200,12 +201,23 @@ bool wait_is_request(struct wait *w, const ProtobufCMessage *message)
 	return message && !w->finished && w->kind == WAIT_NONE;
 }
 
-int wait_group(struct wait *w, const char *text, struct addr *ret_group)
+int mesh_group_parse(const char *text, struct addr *ret_group, char ret_why[MESH_WHY_MAX])
 {
 	if (addr_parse(text, ret_group) == 0 && addr_is_multicast(ret_group))
 		return 0;
-	wait_fail(w, RPC_INVALID_ARGUMENT, "the group is not a multicast address");
+	snprintf(ret_why, MESH_WHY_MAX,
+		 "group \"%.64s\" is not a multicast address (224.0.0.0/4 or ff00::/8)", text);
 	return -EINVAL;
+}
+
+int wait_group(struct wait *w, const char *text, struct addr *ret_group)
+{
+	char why[MESH_WHY_MAX];
+	int r = mesh_group_parse(text, ret_group, why);
+
+	if (r < 0)
+		wait_fail(w, RPC_INVALID_ARGUMENT, why);
+	return r;
 }
 
 /* ---- the turn -------------------------------------------------------------------- */

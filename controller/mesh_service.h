@@ -8,7 +8,8 @@
 #define MESH_PAGE_MAX	  10000		    /* rows of one answer */
 #define MESH_PAGE_BYTES	  (3 * 1024 * 1024) /* below gRPC's receive limit */
 #define MESH_ROUTES_MAX	  (3 * 1024 * 1024) /* bytes of a node's routes in one answer */
-#define MESH_CALLS_MAX	  4096		    /* open */
+#define MESH_WHY_MAX	  160
+#define MESH_CALLS_MAX	  4096 /* open */
 #define MESH_WAITERS_MAX  256
 #define WATCH_BACKLOG_MAX (1024 * 1024)
 #define WATCH_STALL_MS	  10000
@@ -29,6 +30,8 @@ void mesh_drain(struct mesh *mesh, const char *reason);
 Mcmesh__V1__Node *mesh_node(struct controller *c, struct arena *arena,
 			    const struct registry_node *node);
 char *mesh_epoch_text(struct controller *c, struct arena *arena);
+/* Text that must be a group: 0, or -EINVAL and a sentence. */
+int mesh_group_parse(const char *text, struct addr *ret_group, char ret_why[MESH_WHY_MAX]);
 
 /* ---- page.c: where a list goes on ---------------------------------------------- */
 

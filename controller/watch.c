@@ -155,6 +155,7 @@ void watch_message(struct rpc_call *call, const ProtobufCMessage *message)
 {
 	const Mcmesh__V1__WatchRequest *q = (const Mcmesh__V1__WatchRequest *)message;
 	struct watcher *w = rpc_call_userdata(call);
+	char why[MESH_WHY_MAX];
 	int r;
 
 	if (!q || w->phase != WATCH_OPENED)
@@ -162,9 +163,8 @@ void watch_message(struct rpc_call *call, const ProtobufCMessage *message)
 	w->segment = q->segment;
 	w->members_only = q->members_only;
 	w->has_group = q->group[0];
-	if (w->has_group &&
-	    (addr_parse(q->group, &w->group) < 0 || !addr_is_multicast(&w->group))) {
-		watch_end(w, RPC_INVALID_ARGUMENT, "the group is not a multicast address");
+	if (w->has_group && mesh_group_parse(q->group, &w->group, why) < 0) {
+		watch_end(w, RPC_INVALID_ARGUMENT, why);
 		return;
 	}
 	strncpy(w->node, q->node, sizeof(w->node) - 1);

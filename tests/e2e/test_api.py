@@ -114,9 +114,12 @@ def test_explain(lab, group):
 def test_exit_codes(lab):
     assert lab.verified()
     assert lab.ctl("no", "such").returncode == 2
-    unknown = lab.ctl("route", "list", "--node", "nobody")
-    assert unknown.returncode == 1 and "node" in unknown.stderr
-    assert len(unknown.stderr.strip().splitlines()) == 1
+    for word, args in (("node", ["route", "list", "--node", "nobody"]),
+                       ('"10.1.1.1"', ["group", "list", "--group", "10.1.1.1"]),
+                       ('"10.1.1.1"', ["watch", "--group", "10.1.1.1"])):
+        wrong = lab.ctl(*args)
+        assert wrong.returncode == 1 and word in wrong.stderr, args
+        assert len(wrong.stderr.strip().splitlines()) == 1, args
 
 
 def test_verify_while_an_agent_is_away(lab):

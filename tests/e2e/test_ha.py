@@ -198,6 +198,24 @@ def test_controller_stopped_for_long(ha_lab, group):
     agrees(ha_lab)
 
 
+def test_a_frozen_controller_is_named(ha_lab, group):
+    """Who is asked what only that one knows says so, before mcmeshctl gives up."""
+    ha_lab.member("n2p1", group)
+    ha_lab.wait_route("n1", group, remotes=["n2"])
+    frozen = holder_of(ha_lab, "n2")
+    other = next(name for name in CONTROLLERS if name != frozen)
+    pid = programs.pid_of(programs.RUN / frozen)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = programs.ctl(["-o", "json", "verify"], controller=other)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (done.returncode, done.stderr) == (3, "")
+    said = {n["name"]: n["detail"] for n in json.loads(done.stdout)["nodes"]}
+    assert "does not answer" in said["n2"], said
+    agrees(ha_lab)
+
+
 def holder_of(lab, node):
     """The controller that the agent is connected to: who says so last."""
     def find():
