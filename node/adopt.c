@@ -15,7 +15,11 @@ static int adopt_route(const struct datapath_route *route, void *userdata)
 {
 	struct agent *a = userdata;
 
-	return fib_adopt(a->fib, route);
+	if (agent_has_segment(a, route->segment))
+		return fib_adopt(a->fib, route);
+	/* No port is in it any more: nobody would ever take that out. */
+	datapath_route_del(a->datapath, route->kind, route->segment, &route->group, &route->source);
+	return 0;
 }
 
 static int adopt_remote(const struct addr *vtep, const char *node, void *userdata)
@@ -30,8 +34,12 @@ static int adopt_segment(const struct datapath_segment *segment, void *userdata)
 	struct agent *a = userdata;
 
 	/* Segment 0 has the settings, of which the maps keep only some: a snapshot of it. */
-	if (!segment->id || !agent_has_segment(a, segment->id))
+	if (!segment->id)
 		return 0;
+	if (!agent_has_segment(a, segment->id)) {
+		datapath_segment_del(a->datapath, segment->id);
+		return 0;
+	}
 	mirror_seed_revision(a->mirror, segment->id, segment->revision);
 	fib_routers_across(a->fib, segment->id, !segment->routers_within);
 	return settings_seed(a->settings, segment);
@@ -57,6 +65,7 @@ static void adopt_receiver(const struct fib_adopted *adopted, void *userdata)
 		return;
 	}
 	saved->port = adopted->port;
+	saved->segment = adopted->segment;
 	saved->group = *adopted->group;
 	saved->next = a->adopted;
 	a->adopted = saved;
@@ -122,6 +131,9 @@ void agent_adopt_finish(struct agent *a)
 		a->adopted = saved->next;
 		if (!port || port->fresh)
 			fib_port_forget(a->fib, saved->port);
+		else if (port->segment != saved->segment)
+			fib_local_set(a->fib, saved->segment, &saved->group, saved->port,
+				      &FILTER_NULL);
 		filter_deinit(&saved->filter);
 		free(saved);
 	}

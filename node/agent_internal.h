@@ -65,7 +65,7 @@ struct agent_port {
 
 /* A membership that the maps had when the agent started. */
 struct agent_adopted {
-	uint32_t port;
+	uint32_t port, segment;
 	struct addr group;
 	struct filter filter;
 	struct agent_adopted *next;

@@ -99,7 +99,7 @@ static void port_restore(struct agent *a, const struct agent_port *port)
 	uint64_t now_ms = agent_engine_ms(a);
 
 	for (struct agent_adopted *saved = a->adopted; saved; saved = saved->next) {
-		if (saved->port == port->ifindex)
+		if (saved->port == port->ifindex && saved->segment == port->segment)
 			gmp_port_restore(a->gmp, port->ifindex, &saved->group, &saved->filter,
 					 now_ms, &a->fx);
 	}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who gets a packet, how often, and who does not (laws L1, L2, L7)."""
 import collections
+import json
 import struct
 import time
 
+import change
 import pytest
 import sockets
 import topology as topo
@@ -261,3 +263,58 @@ def test_isolated_from_the_sending_port_by_content(lab, group):
     after = [f for f in got.frames if f[:6] == mac_of(group)]
     # The UDP checksum may be left to the device on the way out.
     assert [f[:40] + f[42:] for f in before] == [f[:40] + f[42:] for f in after]
+
+
+def test_I06_segments_never_mix(lab, group):
+    """p1 and p2 of each node are of two segments with the same group, also across nodes."""
+    ports = "ports=" + json.dumps([{"match": "n?p2", "segment": 100}, {"match": "n?p*"}])
+    members = {"n2p2": lab.member("n2p2", group)}  # moves with its port
+    lab.wait_route("n1", group, remotes=["n2"])
+    with change.agents_settings(lab, ("n1", "n2", "n3"), ports):
+        members.update((name, lab.member(name, group)) for name in ("n2p1", "n3p2"))
+
+        def routes(node):
+            return {r["segment"]: (r["ports"], sorted(r["remotes"])) for r in
+                    lab.json("fib", "list", agent=node)["routes"] if r["group"] == group}
+
+        for node, want in (
+                ("n1", {1: ([], [topo.vtep("n2")]), 100: ([], [topo.vtep("n2"), topo.vtep("n3")])}),
+                ("n2", {1: (["n2p1"], []), 100: (["n2p2"], [topo.vtep("n3")])})):
+            lab.wait(lambda: f"routes of both segments on {node}, are {routes(node)}",
+                     lambda: routes(node) == want)
+        out = lab.tap("n1", topo.UPLINK)
+        for sender, vni, to in (("n1p1", 1, ("n2p1",)), ("n1p2", 100, ("n2p2", "n3p2"))):
+            taps = [lab.tap(n) for n in ("n1p1", "n1p2", "n2p1", "n2p2", "n3p1", "n3p2")
+                    if n != sender and n not in to]
+            for name in to:
+                members[name].reset()
+            out.drain()
+            out.frames.clear()
+            numbers = lab.stream(lab.sender(sender, group), [members[name] for name in to])
+            for name in to:
+                lab.exact(members[name], numbers)
+            assert not [f for tap in taps for f in tap.drain() if f[:6] == mac_of(group)]
+            sent = [p[:2] for p in overlay_packets(out.drain(outgoing=True))
+                    if p[2] == mac_of(group)]
+            assert sorted(sent) == sorted((topo.vtep(n[:2]), vni) for n in to for _ in numbers)
+        rows = lab.json("member", "list", "--group", group)["members"]
+        assert {(r["segment"], r["node"]) for r in rows} == {(1, "n2"), (100, "n2"), (100, "n3")}
+        assert lab.verified()
+
+
+def test_I06_a_segment_that_is_new_to_a_node_needs_no_controller(lab, group):
+    """Its ports were in another one, whose members they are no more."""
+    lab.member("n1p1", group)
+    lab.wait_route("n1", group, ports=["n1p1"])
+    lab.command("kill", "controller", "c1")
+    turns = change.agent_settings_in_turn(lab, "n1", ('ports=[{"match":"n1p*","segment":100}]',))
+    try:
+        next(turns)
+        member = lab.member("n1p2", group)
+        lab.wait("one route, in segment 100", lambda: [
+            (r["segment"], set(r["ports"])) for r in lab.json("fib", "list", agent="n1")["routes"]
+            if r["group"] == group] == [(100, {"n1p1", "n1p2"})], 10)
+        lab.exact(member, lab.stream(lab.sender("n1p1", group), [member]))
+    finally:
+        lab.command("start", "controller", "c1")
+        turns.close()
