@@ -111,15 +111,26 @@ def test_sender_is_a_member(lab, group):
     assert own.drain().received == 0
 
 
+def packets_of(lab, node):
+    """(name, port or remote) → packets of one node's counters."""
+    return collections.Counter({(r["name"], r["port"] or r["remote"]): int(r["packets"])
+                                for r in lab.json("counter", "list", agent=node)["counters"]
+                                if not r["group"]})
+
+
 def test_one_receiver_down(lab, group):
+    """The others get all; each copy is counted as delivered or as lost (I09)."""
     good = [lab.member(name, group) for name in ("n2p1", "n3p1", "n1p2")]
     bad = lab.member("n2p2", group)
     lab.wait_route("n1", group, ports=["n1p2"], remotes=["n2", "n3"])
     lab.wait_route("n2", group, ports=["n2p1", "n2p2"], remotes=["n1", "n3"])
     sender = lab.sender("n1p1", group)
+    before = {node: packets_of(lab, node) for node in ("n1", "n2", "n3")}
     try:
         assert lab.exec("n2p2", "ip", "link", "set", "eth0", "down").returncode == 0
         numbers = lab.stream(sender, good, packets=200)
+        left = "n2p2" not in lab.route("n2", group)[0]  # it was down for long: no receiver
+        grown = {node: packets_of(lab, node) - before[node] for node in before}
     finally:
         lab.exec("n2p2", "ip", "link", "set", "eth0", "up")
         topo.ip_batch([
@@ -132,6 +143,14 @@ def test_one_receiver_down(lab, group):
     for member in good:
         lab.exact(member, numbers)
     assert bad.drain().received == 0
+    sent, lost = len(numbers), grown["n2"]["copy_port_down", "n2p2"]
+    for node in ("n2", "n3"):
+        assert grown["n1"]["copy_remote", topo.vtep(node)] == sent
+        assert grown[node]["rx_overlay", topo.vtep("n1")] == sent
+    for member in good:
+        assert grown[member.name[:2]]["copy_port", member.name] == sent
+    assert lost == sent or (left and lost)
+    assert not grown["n2"]["copy_port", "n2p2"]
 
 
 def test_include_gets_its_source_only(lab, group):
