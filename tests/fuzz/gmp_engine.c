@@ -14,6 +14,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 #define PORTS	    3
+#define TAG(port)   (100 + (port) / 2) /* 2 and 3 are of one segment */
 #define TOLD_MAX    256
 #define GROUPS_MAX  4
 #define SOURCES_MAX 5
@@ -235,8 +236,8 @@ static void step_port(struct run *run, uint32_t port)
 	if (run->there[port])
 		gmp_port_remove(run->gmp, port, &run->fx);
 	else
-		require(gmp_port_add(run->gmp, port, port + 100, &run->config, run->now,
-				     &run->fx) == 0);
+		require(gmp_port_add(run->gmp, port, TAG(port), &run->config, run->now, &run->fx) ==
+			0);
 	run->there[port] = !run->there[port];
 }
 
@@ -307,7 +308,7 @@ static int check_view(const struct gmp_membership_view *view, void *userdata)
 	const struct told *t = told_find(run, view->port, &view->group, false);
 
 	run->n_seen++;
-	require(view->tag == view->port + 100 && run->there[view->port]);
+	require(view->tag == TAG(view->port) && run->there[view->port]);
 	require(t ? !filter_is_none(&t->filter) && t->filter.mode == view->mode
 		  : run->n_told == TOLD_MAX);
 	require(view->n_hosts <= HOSTS_MAX);
