@@ -164,7 +164,7 @@ void etcd_rows_clear(struct etcd_rows *rows)
 
 void etcd_rows_tell(struct etcd *e, struct etcd_row *rows, size_t n)
 {
-	struct log_change one, *changes = n > 1 ? calloc(n, sizeof(*changes)) : &one;
+	struct log_change one = { 0 }, *changes = n > 1 ? calloc(n, sizeof(*changes)) : &one;
 
 	if (!changes) {
 		etcd_lost(e, "out of memory");
