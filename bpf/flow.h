@@ -4,9 +4,9 @@
 /*
  * DOC: flows
  *
- * Two lookups in `routes`, of the source and of the group, are half of what a packet
- * costs before its first copy. A stream asks the same for each of its packets, so each
- * CPU keeps the answers in a table that is indexed by a product instead of a hash.
+ * Two lookups in `routes`, of the source and of the group, would be half of what the
+ * program at a port takes for a packet. A stream asks the same for each of its packets, so
+ * each CPU keeps the answers in a table that is indexed by a product instead of a hash.
  *
  * An answer holds while the routes of its group are what they were: the agent adds one
  * to the group's element of `epochs` after each change of `routes`, and before the
@@ -52,7 +52,7 @@ static __always_inline bool flow_holds(const struct dp_flow *f, const struct dp_
 	return epoch && f->epoch == *epoch && key_equal(&f->key, key);
 }
 
-/* What it counted goes to its group, if that is still remembered. */
+/* What it counted goes to its group; the table forgets those that are longest unused. */
 static __noinline int flow_end(struct dp_flow *f)
 {
 	struct dp_group key = { .segment = f->key.segment };

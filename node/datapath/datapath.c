@@ -17,7 +17,8 @@
  * A list is constant once published. Replacing one writes new chunks, then one
  * hash value, and retires the old chunks for a grace period. A packet that
  * holds a value of `routes` while that element becomes another key's sees it by
- * the key in the chunk, and looks again.
+ * the key in the chunk, and looks again. What CPUs keep of `routes` ends with each
+ * change, since that counts the group's element of `epochs` up (bpf/flow.h).
  *
  * The order of a port: program attached and verified first in the chain, then
  * known, then in lists; and back: out of lists, unknown, detached.
